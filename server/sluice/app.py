@@ -1,0 +1,246 @@
+"""Builds the server from its parts, starts it from the inside out, and stops it from the outside in."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import orjson
+import uvloop
+
+from sluice.catalog import Catalog, IndexRow
+from sluice.config.settings import Settings
+from sluice.engine import Engine
+from sluice.errors import SluiceError
+from sluice.frontends.grpc.server import GrpcServer
+from sluice.frontends.http.server import HttpServer
+from sluice.frontends.regions import Regions
+from sluice.frontends.services import Services
+from sluice.health import Health
+from sluice.scheduler.loop import Scheduler
+from sluice.spec import BYTES, ModelSpec, TensorSpec
+from sluice.telemetry import logs
+from sluice.telemetry.exposition import MetricsServer
+from sluice.telemetry.metrics import Metrics
+from sluice.telemetry.record import Record
+from sluice.telemetry.switches import Switches
+from sluice.workers.pool import Pool
+
+log = logging.getLogger("sluice.app")
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """What a server that is ready has to say."""
+
+    http: str
+    grpc: str
+    metrics: str
+    models: list[IndexRow]
+    curl: str  # a request that works as it stands; empty without models
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """How one version fared in `sluice check`."""
+
+    name: str
+    version: str
+    ok: bool
+    reason: str
+    seconds: float
+    padding: str
+
+
+class App:
+    """A whole server, for as long as it lives."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = Metrics()
+        switches = Switches()
+        record = Record(self._metrics, switches)
+        self._scheduler = Scheduler()
+        self.pool = Pool(settings.workers, self._scheduler, record)
+        self.catalog = Catalog(settings.models, settings.scheduler, self.pool, self._scheduler, record)
+        self.health = Health(self.catalog)
+        self.catalog.notify = self.pool.notify = self.health.notify
+        self.engine = Engine(self.catalog, record)
+        self._regions = Regions(settings.server.shared_memory)
+        services = Services(self.engine, self.catalog, self.health, self._regions, switches, settings.server)
+        self._http = HttpServer(services, settings.server)
+        self._grpc = GrpcServer(services, settings.server)
+        server = settings.server
+        self._metrics_server = MetricsServer(self._metrics.registry, server.host, server.metrics_port)
+        record.worker_states(self.pool.states)
+
+    async def start(self) -> Announcement:
+        """Listen first, so that liveness and progress can be seen while models load; ready comes last."""
+        metrics_port = await self._metrics_server.start()
+        http_port = await self._http.start()
+        grpc_port = await self._grpc.start()
+        await self.pool.start()
+        await self.catalog.load_all()
+        # What lives now lives long: keep the collector from walking it again and again.
+        gc.collect()
+        gc.freeze()
+        self.health.mark_started()
+        host = self._settings.server.host
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+        return Announcement(
+            http=f"http://{reachable}:{http_port}",
+            grpc=f"{reachable}:{grpc_port}",
+            metrics=f"http://{reachable}:{metrics_port}/metrics",
+            models=self.catalog.index(),
+            curl=self._curl(f"http://{reachable}:{http_port}"),
+        )
+
+    def _curl(self, url: str) -> str:
+        row = next(iter(self.catalog.index(ready=True)), None)
+        return curl(url, self.catalog.live(row.name).spec) if row is not None else ""
+
+    async def stop(self, lame_duck: float) -> None:
+        """From the outside in; whatever was accepted is answered."""
+        # Unready first, and serving on: balancers and clients need a moment to notice.
+        self.health.mark_stopping()
+        await asyncio.sleep(lame_duck)
+        # No new connections; what is open finishes its requests.
+        self._http.stop_accepting()
+        self._grpc.stop_accepting()
+        patience = self._settings.shutdown.drain_timeout
+        try:
+            async with asyncio.timeout(patience):
+                await self.engine.drained()
+        except TimeoutError:
+            log.warning("%d requests were not finished within %g s", self.engine.in_flight, patience)
+        # Idle connections get a moment to send what is on its way; then nothing new is accepted at all.
+        await asyncio.gather(self._http.close(patience), self._grpc.close(patience))
+        self.engine.close()
+        await self.close()
+
+    async def close(self) -> None:
+        """Give everything back; what still waits is answered with an error."""
+        self.engine.close()
+        self._scheduler.close()
+        await asyncio.gather(self._http.close(0), self._grpc.close(0))
+        await self.catalog.close()
+        await self.pool.close()
+        self._regions.close()
+        await self._metrics_server.close()
+
+    def kill(self) -> None:
+        """Leave at once, but leave nothing behind."""
+        self.pool.kill()
+
+
+def serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:
+    """Serve until a signal; the process's exit code."""
+    logs.configure(settings.log)
+    return uvloop.run(_serve(settings, announce))
+
+
+async def _serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:
+    app = App(settings)
+    signals = _Signals(app)
+    starting = asyncio.create_task(app.start())
+    asked_to_stop = asyncio.create_task(signals.first())
+    await asyncio.wait({starting, asked_to_stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+        await app.close()
+        return 0
+    try:
+        announcement = starting.result()
+    except BaseException:
+        asked_to_stop.cancel()
+        await app.close()
+        raise
+    announce(announcement)
+    number = await asked_to_stop
+    log.info("stopping after %s", number.name)
+    await app.stop(settings.shutdown.lame_duck if number is signal.SIGTERM else 0.0)
+    log.info("stopped")
+    return 0
+
+
+class _Signals:
+    """The first signal asks the server to stop, the second ends it."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._first: asyncio.Future[signal.Signals] = asyncio.get_running_loop().create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._received, number)
+
+    def _received(self, number: signal.Signals) -> None:
+        if not self._first.done():
+            self._first.set_result(number)
+            return
+        log.warning("stopping at once after a second signal")
+        self._app.kill()
+        os._exit(128 + number)
+
+    async def first(self) -> signal.Signals:
+        return await self._first
+
+
+async def check(settings: Settings, names: list[str]) -> list[CheckRow]:
+    """Load every version of the repository (or of the named models), run it, and say how it went."""
+    logs.configure(settings.log)
+    if names:
+        settings = settings.model_copy(update={"models": settings.models.model_copy(update={"load": names})})
+    async with _unserved(settings) as app:
+        await app.catalog.load_all()
+        return [_checked(app.catalog, row) for row in app.catalog.index() if not names or row.name in names]
+
+
+@asynccontextmanager
+async def _unserved(settings: Settings) -> AsyncIterator[App]:
+    """The inner parts of a server, without front ends."""
+    app = App(settings)
+    try:
+        await app.pool.start()
+        yield app
+    finally:
+        await app.close()
+
+
+def _checked(catalog: Catalog, row: IndexRow) -> CheckRow:
+    try:
+        padding, reason, seconds = catalog.padding(row.name, row.version)
+    except SluiceError:
+        return CheckRow(row.name, row.version, False, row.reason, 0.0, "")
+    return CheckRow(row.name, row.version, True, reason, seconds, padding.value)
+
+
+def curl(url: str, spec: ModelSpec) -> str:
+    """A command that asks the model for something and works as it stands."""
+    inputs = [_example(tensor) for tensor in spec.inputs if tensor.fill is None]
+    body = orjson.dumps({"inputs": inputs}).decode().replace("'", "'\\''")
+    return f"curl -s {url}/v2/models/{spec.name}/infer -d '{body}'"
+
+
+# "hello world" with the special tokens around it, in the vocabulary most encoders of English share.
+_HELLO = [101, 7592, 2088, 102]
+
+
+def _example(tensor: TensorSpec) -> dict[str, object]:
+    length = len(_HELLO) if tensor.sequence_axis is not None else 1
+    shape = [
+        (length if axis == tensor.sequence_axis else 1) if size < 0 else size for axis, size in enumerate(tensor.shape)
+    ]
+    count = 1
+    for size in shape:
+        count *= size
+    if tensor.name == "input_ids" and count == len(_HELLO):
+        data: list[object] = list(_HELLO)
+    else:
+        data = [{BYTES: "hello", "BOOL": True}.get(tensor.datatype, 1)] * count
+    return {"name": tensor.name, "shape": shape, "datatype": tensor.datatype, "data": data}

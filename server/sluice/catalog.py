@@ -1,0 +1,502 @@
+"""What is live: each version's way from load over warm and live to drained and gone.
+
+A version is loaded and warmed on its workers beside whatever serves already, and only then takes the place of its
+predecessor, which finishes what it was given. Whatever is wrong with one version becomes its state's reason and touches
+no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from sluice.admission.validation import Rules
+from sluice.config import settings as config
+from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, SluiceError, UnknownModel, Unsupported
+from sluice.request import Tensor
+from sluice.scheduler.entry import Limits, Work
+from sluice.scheduler.loop import Lane, Scheduler
+from sluice.spec import ModelSpec, Padding, Signature, TensorSpec
+from sluice.store import python_policy, repository, triton
+from sluice.store.axes import build_spec, signature_from_settings
+from sluice.store.repository import Finding, VersionFiles
+from sluice.store.settings import ModelSettings
+from sluice.telemetry.record import Record, VersionRecord
+from sluice.telemetry.statistics import ModelStatistics
+from sluice.workers import warming, wire
+from sluice.workers.pool import Pool
+from sluice.workers.probe import probe
+from sluice.workers.worker import Resident, State, Worker
+
+log = logging.getLogger("sluice.catalog")
+
+_T = TypeVar("_T")
+
+READY, UNAVAILABLE, LOADING, UNLOADING = "READY", "UNAVAILABLE", "LOADING", "UNLOADING"
+
+# Padded tokens in one batch when nobody says otherwise. On a CPU batches of more than 256 tokens lose throughput
+# (sorted by length: ×1.16 at 256, ×1.13 at 512, ×0.92 at 1024); a GPU needs far more to be busy.
+DEFAULT_BATCH_TOKENS = {"cpu": 256, "cuda": 16384}
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One line of the repository index."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What clients are told about a model."""
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    properties: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A live version: everything a request meets after it was routed."""
+
+    files: VersionFiles
+    fingerprint: object  # changes when the files or settings do
+    spec: ModelSpec
+    rules: Rules
+    lane: Lane
+    record: VersionRecord
+    workers: tuple[Worker, ...]
+    padding_reason: str
+    seconds: float  # from load to warm
+    scheduler: Scheduler
+
+    @property
+    def number(self) -> str:
+        return self.spec.version
+
+    async def submit(self, work: Work) -> tuple[Tensor, ...]:
+        return await self.scheduler.submit(self.lane, work)
+
+
+@dataclass(slots=True)
+class _Status:
+    state: str
+    reason: str = ""
+    version: Version | None = None
+
+
+class Catalog:
+    """Every known model with its versions; the only owner of their states."""
+
+    def __init__(
+        self, models: config.Models, limits: config.Scheduler, pool: Pool, scheduler: Scheduler, record: Record
+    ) -> None:
+        self._settings = models
+        self._limits = limits
+        self._pool = pool
+        self._scheduler = scheduler
+        self._record = record
+        self._models: dict[str, dict[str, _Status]] = {}
+        self._latest: dict[str, Version] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._overlays: dict[str, Path] = {}
+        self._generations = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
+
+    # What requests ask.
+
+    def live(self, name: str, number: str = "") -> Version:
+        """The version that serves; without a number the latest live one."""
+        if not number:
+            latest = self._latest.get(name)
+            if latest is not None:
+                return latest
+        statuses = self._known(name)
+        if number:
+            status = statuses.get(number)
+            if status is None:
+                raise UnknownModel(f"Request for unknown model: '{name}' version {number} is not found")
+            if status.version is None or status.state != READY:
+                raise NotReady(f"'{name}' version {number} is not at ready state{_because(status.reason)}")
+            return status.version
+        known = sorted((number for number in statuses if number), key=int)
+        last = known[-1] if known else "-1"
+        reason = statuses[last].reason if known else next((status.reason for status in statuses.values()), "")
+        raise NotReady(f"'{name}' version {last} is not at ready state{_because(reason)}")
+
+    def _known(self, name: str) -> dict[str, _Status]:
+        statuses = self._models.get(name)
+        if statuses is None:
+            if not self._on_disk(name):
+                raise UnknownModel(f"Request for unknown model: '{name}' is not found")
+            raise NotReady(f"'{name}' is not at ready state: it is not loaded")
+        return statuses
+
+    def _on_disk(self, name: str) -> bool:
+        if not name or name.startswith(".") or "/" in name:
+            return False
+        try:
+            return (self._settings.repository / name).is_dir()
+        except (OSError, ValueError):  # a name that no file can have
+            return False
+
+    def _names_on_disk(self) -> list[str]:
+        try:
+            entries = self._settings.repository.iterdir()
+            return sorted(path.name for path in entries if path.is_dir() and not path.name.startswith("."))
+        except OSError:
+            return []
+
+    # What health asks.
+
+    def capable(self) -> bool:
+        if not any(worker.state is State.RUNNING for worker in self._pool.workers):
+            return False
+        versions = [status.version for statuses in self._models.values() for status in statuses.values()]
+        return all(self._held(version) for version in versions if version is not None)
+
+    def version_ready(self, name: str, number: str = "") -> bool:
+        try:
+            return self._held(self.live(name, number))
+        except NotReady:
+            return False
+
+    def _held(self, version: Version) -> bool:
+        return any(worker.holds(version.lane.key) for worker in version.workers)
+
+    # What clients ask about models.
+
+    def metadata(self, name: str, version: str = "") -> ModelMetadata:
+        found = self.live(name, version)
+        spec = found.spec
+        statuses = self._models[name]
+        ready = sorted((number for number, status in statuses.items() if status.state == READY), key=int)
+        properties = {"backend": spec.backend, "padding": spec.padding.value}
+        if found.padding_reason:
+            properties["padding_reason"] = found.padding_reason
+        return ModelMetadata(name, tuple(ready), spec.platform, spec.inputs, spec.outputs, properties)
+
+    def configuration(self, name: str, version: str = "") -> dict[str, Any]:
+        found = self.live(name, version)
+        return triton.configuration(found.spec, found.files.settings)
+
+    def statistics(self, name: str = "", version: str = "") -> list[ModelStatistics]:
+        if name and version:
+            return [self.live(name, version).record.statistics]
+        names = [name] if name else sorted(self._models)
+        return [
+            status.version.record.statistics
+            for one in names
+            for _, status in sorted(self._known(one).items(), key=lambda item: int(item[0] or 0))
+            if status.version is not None
+        ]
+
+    def index(self, ready: bool = False) -> list[IndexRow]:
+        rows = [
+            IndexRow(name, number, status.state, status.reason)
+            for name, statuses in self._models.items()
+            for number, status in statuses.items()
+        ]
+        rows += [
+            IndexRow(name, "", UNAVAILABLE, "not loaded") for name in self._names_on_disk() if name not in self._models
+        ]
+        rows = [row for row in rows if row.state == READY] if ready else rows
+        return sorted(rows, key=lambda row: (row.name, int(row.version or 0)))
+
+    def padding(self, name: str, version: str) -> tuple[Padding, str, float]:
+        """How a live version may be padded, why, and how long it took to get ready."""
+        found = self.live(name, version)
+        return found.spec.padding, found.padding_reason, found.seconds
+
+    # Loading and unloading.
+
+    async def load_all(self) -> None:
+        """Load what the settings name; what cannot be loaded is left in the index with its reason."""
+        if not self._settings.repository.is_dir():
+            log.warning("the model repository %s does not exist", self._settings.repository)
+            findings = []
+        else:
+            findings = await asyncio.to_thread(repository.scan, self._settings.repository)
+        if "*" not in self._settings.load:
+            found = {finding.name: finding for finding in findings}
+            for name in set(self._settings.load) - set(found):
+                self._models[name] = {"": _Status(UNAVAILABLE, "there is no such model in the repository")}
+                log.error("model '%s' is not in the repository %s", name, self._settings.repository)
+            findings = [found[name] for name in self._settings.load if name in found]
+        await asyncio.gather(*(self._load_at_start(finding) for finding in findings))
+
+    async def _load_at_start(self, finding: Finding) -> None:
+        async with self._lock(finding.name):
+            await self._apply(finding)
+
+    async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Load or reload a model: new and changed versions are brought up beside the old ones, then take over."""
+        self._check_control()
+        async with self._lock(name):
+            directory, overlay = self._settings.repository, None
+            if files:
+                if config is None:
+                    raise InvalidRequest("'config' must be given when files are")
+                directory = overlay = await asyncio.to_thread(_write_overlay, name, files)
+            try:
+                finding = await asyncio.to_thread(repository.find, directory, name, config)
+                problems = await self._apply(finding)
+            finally:
+                await self._change_overlay(name, overlay)
+        if problems:
+            raise ModelError(f"failed to load '{name}': {'; '.join(problems)}")
+
+    async def unload(self, name: str, dependents: bool = False) -> None:
+        """Stop serving a model once everything accepted for it is answered. No model here has dependents."""
+        self._check_control()
+        async with self._lock(name):
+            statuses = self._models.get(name)
+            if statuses is None:
+                if self._on_disk(name):
+                    return
+                raise UnknownModel(f"failed to unload '{name}': the model is not known")
+            self._latest.pop(name, None)
+            await asyncio.gather(*(self._retire(name, number) for number in list(statuses)))
+            await self._change_overlay(name, None)
+
+    def _check_control(self) -> None:
+        if not self._settings.control:
+            raise Unsupported("explicit model load / unload is not allowed: models.control is off")
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _apply(self, finding: Finding) -> list[str]:
+        """Make what is live follow what was found; the reasons of what could not be."""
+        statuses = self._models.setdefault(finding.name, {})
+        wanted = {files.version for files in finding.versions}
+        problems = [reason for _, reason in finding.problems]
+        for number, reason in finding.problems:
+            log.error("model '%s'%s: %s", finding.name, f" version {number}" if number else "", reason)
+            if number not in statuses or statuses[number].version is None:
+                statuses[number] = _Status(UNAVAILABLE, reason)
+        if not any(number == "" for number, _ in finding.problems):
+            statuses.pop("", None)
+        outcomes = await asyncio.gather(*(self._bring_up(files) for files in finding.versions))
+        problems += [reason for reason in outcomes if reason]
+        self._choose_latest(finding.name)
+        kept = wanted | {number for number, _ in finding.problems}
+        if wanted:  # a directory that could not be read at all takes nothing down
+            await asyncio.gather(*(self._retire(finding.name, number) for number in list(statuses.keys() - kept)))
+        self.notify()
+        return problems
+
+    async def _bring_up(self, files: VersionFiles) -> str:
+        """Load one version; the reason if it cannot be."""
+        statuses = self._models[files.model]
+        old = statuses.get(files.version)
+        fingerprint = _fingerprint(files)
+        if old is not None and old.version is not None:
+            if old.version.fingerprint == fingerprint:
+                return ""
+        else:
+            statuses[files.version] = _Status(LOADING)
+        try:
+            version = await self._load(files, fingerprint, old.version if old else None)
+        except Exception as error:  # whatever one version does must not stop the others
+            expected = isinstance(error, SluiceError)
+            reason = error.message if isinstance(error, SluiceError) else f"internal error: {error!r:.200}"
+            log.error(
+                "model '%s' version %s cannot be served: %s", files.model, files.version, reason, exc_info=not expected
+            )
+            if old is None or old.version is None:
+                statuses[files.version] = _Status(UNAVAILABLE, reason)
+            return reason
+        replaced = old.version if old is not None else None
+        statuses[files.version] = _Status(READY, version=version)
+        self._choose_latest(files.model)
+        self.notify()
+        if replaced is not None:
+            self._in_background(self._drain(replaced))
+        return ""
+
+    async def _load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
+        began = time.monotonic()
+        settings = files.settings
+        key = f"{files.model}/{files.version}#{next(self._generations)}"
+        workers = self._pool.choose(settings.instances, settings.gpus)
+        running = [worker for worker in workers if worker.state is State.RUNNING]
+        if not running:
+            raise ModelError("no worker is running on the devices this model asks for")
+        load = self._load_message(key, files)
+        try:
+            signatures = await _all(worker.load(load) for worker in running)
+            spec = build_spec(files, signatures[0], self._limits.max_batch_rows)
+            finding = await probe(running[0], key, spec, settings.tolerance, _asked(settings))
+            spec = finding.spec
+            limits = self._version_limits(spec, settings)
+            warm_up = warming.works(spec, settings, limits, files.directory.parent)
+            await _all(_warm(worker, key, spec, warm_up) for worker in running)
+        except BaseException:
+            for worker in running:
+                worker.unload(key)
+            raise
+        record = old.record if old is not None else self._record.version(files.model, files.version)
+        lane = Lane(key, spec, limits, record)
+        record.watch_queue(lambda: len(lane.queue))
+        record.set_padding(spec.padding)
+        self._scheduler.add_lane(lane)
+        for worker in workers:
+            worker.adopt(Resident(load, spec, warm_up))
+        seconds = time.monotonic() - began
+        self._report(spec, finding.reason, settings, seconds)
+        rules = Rules(settings.priority_levels, settings.default_priority, settings.max_length)
+        return Version(
+            files, fingerprint, spec, rules, lane, record, tuple(workers), finding.reason, seconds, self._scheduler
+        )
+
+    def _load_message(self, key: str, files: VersionFiles) -> wire.Load:
+        signature: Signature | None = None
+        if files.backend == "python":
+            python_policy.check_allowed(files.path, self._settings.python_directories)
+            signature = signature_from_settings(files.settings)
+        device = self._pool.workers[0].device
+        return wire.Load(
+            key=key,
+            backend=files.backend,
+            path=str(files.path.absolute()),
+            directory=str(files.directory.absolute()),
+            parameters=dict(files.settings.parameters),
+            device=device.kind,
+            threads=device.threads,
+            platform=signature.platform if signature else None,
+            inputs=wire.from_ports(signature.inputs) if signature else (),
+            outputs=wire.from_ports(signature.outputs) if signature else (),
+        )
+
+    def _version_limits(self, spec: ModelSpec, settings: ModelSettings) -> Limits:
+        tokens = settings.max_batch_tokens or self._limits.max_batch_tokens or DEFAULT_BATCH_TOKENS[self._pool.kind]
+        rows = max(1, spec.max_batch_rows)
+        return Limits(
+            rows=rows,
+            tokens=tokens if spec.has_sequence else rows,
+            size=self._limits.max_batch_bytes,
+            queue=settings.max_queue or self._limits.max_queue,
+            queue_timeout=settings.queue_timeout or self._limits.queue_timeout or None,
+        )
+
+    def _report(self, spec: ModelSpec, reason: str, settings: ModelSettings, seconds: float) -> None:
+        for note in settings.notes:
+            log.info("model '%s': %s", spec.name, note)
+        if reason:
+            log.warning("model '%s' version %s: padding is '%s': %s", spec.name, spec.version, spec.padding, reason)
+        log.info("model '%s' version %s is ready after %.1f s", spec.name, spec.version, seconds)
+
+    def _choose_latest(self, name: str) -> None:
+        ready = [number for number, status in self._models[name].items() if status.state == READY]
+        latest = self._models[name][max(ready, key=int)].version if ready else None
+        if latest is None:
+            self._latest.pop(name, None)
+        else:
+            self._latest[name] = latest
+
+    async def _retire(self, name: str, number: str) -> None:
+        """Take a version out of service and forget what it held."""
+        status = self._models[name][number]
+        version = status.version
+        if version is not None:
+            status.state = UNLOADING
+            self.notify()
+            await self._drain(version)
+            version.record.close()
+        self._models[name][number] = _Status(UNAVAILABLE, "unloaded")
+        self.notify()
+
+    async def _drain(self, version: Version) -> None:
+        await version.lane.drained()
+        self._scheduler.remove_lane(version.lane)
+        for worker in version.workers:
+            worker.unload(version.lane.key)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _change_overlay(self, name: str, overlay: Path | None) -> None:
+        old = self._overlays.pop(name, None)
+        if overlay is not None:
+            self._overlays[name] = overlay
+        if old is not None:
+            await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
+
+    async def close(self) -> None:
+        """Forget everything; requests were drained before."""
+        for task in self._tasks:
+            task.cancel()
+        for name in list(self._overlays):
+            await self._change_overlay(name, None)
+
+
+async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> None:
+    for work in works:
+        try:
+            await worker.trial(key, spec, [work])
+        except (ModelFailed, InvalidRequest) as error:
+            log.warning("model '%s' version %s: a warm-up run failed: %s", spec.name, spec.version, error.message)
+
+
+async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
+    """Every result, or the first error once all have ended, so that nothing goes on behind a failed load."""
+    outcomes = await asyncio.gather(*awaitables, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
+def _asked(settings: ModelSettings) -> Padding | None:
+    return Padding(settings.padding) if settings.padding else None
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _fingerprint(files: VersionFiles) -> object:
+    """Equal for a version whose files and settings did not change."""
+    try:
+        seen = sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files.directory.rglob("*"))
+    except OSError:
+        seen = []
+    return files.settings, files.directory, seen
+
+
+def _write_overlay(name: str, files: Mapping[str, bytes]) -> Path:
+    """A repository of one model, made of files that came with a load request."""
+    root = Path(tempfile.mkdtemp(prefix="sluice-"))
+    try:
+        for given, content in files.items():
+            parts = PurePosixPath(given.removeprefix("file:")).parts
+            if not parts or any(part in ("..", "/") or part.startswith(".") for part in parts) or len(parts) > 8:
+                raise InvalidRequest(f"'{given}' is not the path of a file in a model's directory")
+            target = root.joinpath(PurePosixPath(name).name or "model", *parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    except (OSError, ValueError) as error:
+        shutil.rmtree(root, ignore_errors=True)
+        raise InvalidRequest(f"a file of the load request cannot be written: {error}") from error
+    except BaseException:
+        shutil.rmtree(root, ignore_errors=True)
+        raise
+    return root

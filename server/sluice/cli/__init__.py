@@ -1,0 +1,1 @@
+"""The command line, over everything else; start at main.py."""

@@ -1,0 +1,72 @@
+"""The `sluice` command: its subcommands, and one place where errors become a line and an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from sluice.cli import check, config, importing, infer, models, serve, version
+from sluice.cli.console import print_error
+from sluice.cli.options import with_settings
+from sluice.errors import SluiceError
+
+INTERRUPTED = 130
+
+_ALL = ("server", "models", "workers", "scheduler", "shutdown", "log")
+_CHECK = ("models.repository", "models.python_directories", "workers", "scheduler", "log")
+
+app = typer.Typer(
+    name="sluice",
+    help="An inference server for models whose inputs differ in length.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(with_settings(serve.serve, _ALL))
+app.command("import")(importing.import_model)
+app.command("check")(with_settings(check.check, _CHECK))
+app.add_typer(models.app, name="models")
+app.command("infer")(infer.infer)
+app.command("config")(with_settings(config.config, _ALL))
+app.command("version")(version.version)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command: 0 done, 1 it failed, 2 it was called wrongly, 130 interrupted."""
+    try:
+        code = app(args=arguments, prog_name="sluice", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except typer.TyperException as error:  # the command line itself makes no sense
+        return _usage(error)
+    except SluiceError as error:
+        print_error(error)
+        return 1
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        return 1
+    finally:
+        _flush()
+
+
+def _usage(error: typer.TyperException) -> int:
+    if message := error.format_message():  # empty after help was printed for a bare command
+        print(f"error: {message}", file=sys.stderr)
+        command = getattr(getattr(error, "ctx", None), "command_path", "sluice")
+        print(f"hint: `{command} --help` explains its use", file=sys.stderr)
+    return error.exit_code
+
+
+def _flush() -> None:
+    """A reader that went away (as in `sluice config | head`) is no error of ours."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

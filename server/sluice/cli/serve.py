@@ -1,0 +1,42 @@
+"""`sluice serve`: starts the server and says what it serves."""
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import typer
+
+from sluice.cli.console import print_table
+from sluice.cli.options import LoadedSettings
+from sluice.cli.packages import needs
+
+if TYPE_CHECKING:
+    from sluice.app import Announcement
+
+
+def serve(loaded: LoadedSettings) -> None:
+    """Serve the models of a repository over HTTP and gRPC until stopped.
+
+    Every setting has a flag here; `sluice config` shows where each value comes from.
+    """
+    with needs("onnxruntime"):
+        from sluice.app import serve as run
+    raise typer.Exit(run(loaded.settings, _announce))
+
+
+def _announce(announcement: "Announcement") -> None:
+    with suppress(BrokenPipeError, SystemExit):  # rich exits when nobody reads; a server goes on serving
+        _print(announcement)
+
+
+def _print(announcement: "Announcement") -> None:
+    if announcement.models:
+        rows = [(row.name, row.version, row.state, row.reason) for row in announcement.models]
+        print_table(("model", "version", "state", "reason"), rows)
+    else:
+        print("No models yet.")
+    print(f"\nHTTP     {announcement.http}")
+    print(f"gRPC     {announcement.grpc}")
+    print(f"metrics  {announcement.metrics}")
+    if announcement.curl:
+        print(f"\nTry it:\n{announcement.curl}")
+    print(end="", flush=True)

@@ -1,0 +1,104 @@
+"""Every setting of the server, in frozen sections; a component is given its section, never the whole."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Server(Section):
+    """Where the server listens and what it lets in."""
+
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for every interface."
+    )
+    http_port: int = Field(default=8000, ge=0, le=65535, description="HTTP port; 0 picks a free one.")
+    grpc_port: int = Field(default=8001, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
+    metrics_port: int = Field(default=8002, ge=0, le=65535, description="Prometheus metrics port; 0 picks a free one.")
+    max_message_bytes: int = Field(
+        default=64 << 20, ge=1024, description="Largest request on either protocol, before and after decompression."
+    )
+    max_header_bytes: int = Field(default=64 << 10, ge=1024, description="Largest HTTP header block or gRPC metadata.")
+    header_timeout: float = Field(
+        default=10.0, gt=0, description="Seconds an HTTP client may take to send its headers."
+    )
+    body_timeout: float = Field(default=30.0, gt=0, description="Seconds an HTTP body may stand still.")
+    keep_alive: float = Field(default=75.0, gt=0, description="Seconds an idle HTTP connection is kept open.")
+    shared_memory: bool = Field(default=True, description="Let clients register system shared memory regions.")
+
+
+class Models(Section):
+    """Which models are served."""
+
+    repository: Path = Field(default=Path("models"), description="Directory of models: <name>/<version>/model.onnx.")
+    load: list[str] = Field(default=["*"], description='Models loaded at the start; ["*"] = all, [] = none.')
+    control: bool = Field(default=True, description="Let clients load and unload models through the API.")
+    python_directories: list[Path] = Field(
+        default=[],
+        description="Directories whose models may bring Python code (model.py); none by default.",
+        json_schema_extra={"flag": "--python-directory"},
+    )
+
+
+class Workers(Section):
+    """The processes that compute."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="What the workers compute on.")
+    count: int = Field(
+        default=0,
+        ge=0,
+        description="Number of worker processes; 0 = one per core or GPU.",
+        json_schema_extra={"flag": "--workers"},
+    )
+    threads: int = Field(default=1, ge=1, description="Compute threads of each CPU worker.")
+    start_timeout: float = Field(default=60.0, gt=0, description="Seconds a worker process may take to start.")
+    load_timeout: float = Field(default=600.0, gt=0, description="Seconds a worker may take to load one version.")
+
+
+class Scheduler(Section):
+    """Limits of the queues and batches; a model's own settings override them."""
+
+    max_batch_rows: int = Field(default=64, ge=1, description="Most rows in one batch.")
+    max_batch_tokens: int = Field(
+        default=0, ge=0, description="Most padded tokens in one batch; 0 = by device (256 on CPU, 16384 on a GPU)."
+    )
+    max_batch_bytes: int = Field(default=64 << 20, ge=1024, description="Most bytes of input in one batch.")
+    max_queue: int = Field(default=1024, ge=1, description="Most requests waiting for one version.")
+    queue_timeout: float = Field(
+        default=0.0, ge=0, description="Seconds a request may wait in the queue; 0 = no limit."
+    )
+
+
+class Shutdown(Section):
+    """How the server stops."""
+
+    lame_duck: float = Field(
+        default=5.0, ge=0, description="Seconds to keep serving, unready, after SIGTERM (none after an interrupt)."
+    )
+    drain_timeout: float = Field(default=30.0, ge=0, description="Seconds accepted requests may take to finish.")
+
+
+class Log(Section):
+    """What is written to standard error."""
+
+    format: Literal["auto", "human", "json"] = Field(
+        default="auto", description="auto = human on a terminal, else JSON.", json_schema_extra={"flag": "--log-format"}
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug adds a line per request.", json_schema_extra={"flag": "--log-level"}
+    )
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    server: Server = Server()
+    models: Models = Models()
+    workers: Workers = Workers()
+    scheduler: Scheduler = Scheduler()
+    shutdown: Shutdown = Shutdown()
+    log: Log = Log()

@@ -1,0 +1,90 @@
+"""The one function: what happens to a request, a line each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sluice import classification
+from sluice.admission import validation
+from sluice.catalog import Catalog, Version
+from sluice.errors import Cancelled, DeadlineExceeded, InternalError, SluiceError, Stopping
+from sluice.request import InferRequest, InferResponse
+from sluice.telemetry.record import Record
+
+
+class _Watched:
+    """Which version a request turned out to be for, and how many rows; empty until known."""
+
+    __slots__ = ("rows", "version")
+
+    def __init__(self) -> None:
+        self.version: Version | None = None
+        self.rows = 0
+
+
+class Engine:
+    """Everything a front end needs to have a request answered."""
+
+    def __init__(self, catalog: Catalog, record: Record) -> None:
+        self._catalog = catalog
+        self._record = record
+        self._accepted = 0
+        self._closed = False
+        self._finished = asyncio.Event()
+
+    async def infer(self, request: InferRequest) -> InferResponse:
+        """One request from start to end. Every other file explains one line of this one."""
+        with self._watch(request) as watched:  # counted, timed, logged, whatever happens
+            version = watched.version = self._catalog.live(request.model, request.version)  # which version
+            work = validation.check(request, version.spec, version.rules)  # does it fit this version
+            watched.rows = work.rows
+            outputs = await version.submit(work)  # queue, batch, worker
+            outputs = classification.apply(request, version.spec, outputs)  # scores to classes, where asked for
+            return InferResponse(request.model, version.number, request.id, outputs)
+
+    @contextmanager
+    def _watch(self, request: InferRequest) -> Iterator[_Watched]:
+        watched = _Watched()
+        error: SluiceError | None = None
+        self._accepted += 1
+        try:
+            if self._closed:
+                raise Stopping("the server is shutting down")
+            if request.deadline is not None and request.deadline <= time.monotonic():
+                raise DeadlineExceeded("Deadline Exceeded")
+            yield watched
+        except SluiceError as failure:
+            error = failure
+            raise
+        except asyncio.CancelledError:
+            error = Cancelled("the client went away")
+            raise
+        except Exception:
+            error = InternalError("internal error")
+            raise
+        finally:
+            request.timeline.answered = time.monotonic()
+            if watched.version is not None:
+                watched.version.record.answered(request, watched.rows, error)
+            elif error is not None:
+                self._record.refused(request, error)
+            self._accepted -= 1
+            if not self._accepted:
+                self._finished.set()
+
+    @property
+    def in_flight(self) -> int:
+        return self._accepted
+
+    def close(self) -> None:
+        """Accept nothing more."""
+        self._closed = True
+
+    async def drained(self) -> None:
+        """Until everything accepted is answered."""
+        while self._accepted:
+            self._finished.clear()
+            await self._finished.wait()

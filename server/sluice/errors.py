@@ -1,0 +1,120 @@
+"""Every error the server can answer with, as one tree; `frontends/status.py` is the only place that knows their codes.
+
+SluiceError
+├── RequestError            you: the request cannot be served as it was sent
+│   ├── InvalidRequest      malformed, or does not fit the model
+│   ├── UnknownModel        no such model or version
+│   ├── UnknownThing        no such region, route, …
+│   ├── NotAllowed          right place, wrong verb
+│   ├── Unsupported         well formed, but not something this server does
+│   ├── TooLarge            beyond the message limit
+│   ├── TooSlow             the sender stalled in the middle of a request
+│   ├── DeadlineExceeded    the sender's own deadline passed
+│   └── Cancelled           the sender went away
+├── ServerError             we: a good request that could not be answered
+│   ├── NotReady            the version exists but is not live
+│   ├── QueueFull           the queue's bound is reached
+│   ├── QueueTimeout        waited longer than its queue timeout
+│   ├── Stopping            the server is shutting down
+│   ├── ModelFailed         the model raised while computing
+│   ├── WorkerLost          workers died under this request, repeatedly
+│   └── InternalError       a bug of ours
+└── SetupError              the operator: something on disk or in the configuration is wrong
+    ├── ConfigError
+    └── ModelError
+"""
+
+
+class SluiceError(Exception):
+    """Base of the tree. `reason` is the short label used in metrics and logs."""
+
+    reason = "internal"
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after = retry_after
+
+
+class RequestError(SluiceError):
+    reason = "invalid"
+
+
+class InvalidRequest(RequestError):
+    reason = "invalid"
+
+
+class UnknownModel(RequestError):
+    reason = "unknown_model"
+
+
+class UnknownThing(RequestError):
+    reason = "not_found"
+
+
+class NotAllowed(RequestError):
+    reason = "method_not_allowed"
+
+
+class Unsupported(RequestError):
+    reason = "unsupported"
+
+
+class TooLarge(RequestError):
+    reason = "too_large"
+
+
+class TooSlow(RequestError):
+    reason = "too_slow"
+
+
+class DeadlineExceeded(RequestError):
+    reason = "deadline"
+
+
+class Cancelled(RequestError):
+    reason = "cancelled"
+
+
+class ServerError(SluiceError):
+    reason = "internal"
+
+
+class NotReady(ServerError):
+    reason = "not_ready"
+
+
+class QueueFull(ServerError):
+    reason = "queue_full"
+
+
+class QueueTimeout(ServerError):
+    reason = "queue_timeout"
+
+
+class Stopping(ServerError):
+    reason = "stopping"
+
+
+class ModelFailed(ServerError):
+    reason = "model_failed"
+
+
+class WorkerLost(ServerError):
+    reason = "worker_lost"
+
+
+class InternalError(ServerError):
+    reason = "internal"
+
+
+class SetupError(SluiceError):
+    reason = "setup"
+
+
+class ConfigError(SetupError):
+    reason = "config"
+
+
+class ModelError(SetupError):
+    reason = "model"

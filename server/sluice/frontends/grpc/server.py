@@ -1,0 +1,87 @@
+"""The gRPC server: its limits, its start and its stop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from sluice.config.settings import Server
+from sluice.errors import ConfigError
+from sluice.frontends.grpc import health, servicer
+from sluice.frontends.grpc.admin import Admin
+from sluice.frontends.grpc.call import Methods
+from sluice.frontends.grpc.handlers import Handlers
+from sluice.frontends.grpc.health import HealthServicer
+from sluice.frontends.grpc.reflection import ReflectionServicer
+from sluice.frontends.grpc.servicer import Servicer
+from sluice.frontends.grpc.streams import Streams
+
+if TYPE_CHECKING:
+    from sluice.frontends.services import Services
+
+_WITHOUT_END = 1e6  # seconds; grpc wants a number
+
+
+class GrpcServer:
+    """Serves `services` on one port from `start()` to `close()`."""
+
+    def __init__(self, services: Services, settings: Server) -> None:
+        self._services = services
+        self._settings = settings
+        self._streams = Streams()
+        self._server: grpc.aio.Server | None = None
+        self._stopping: asyncio.Task[None] | None = None
+
+    async def start(self) -> int:
+        """Listens; the port is returned."""
+        server = grpc.aio.server(options=_options(self._settings))
+        server.add_generic_rpc_handlers((Handlers(self._methods()),))
+        host, port = self._settings.host, self._settings.grpc_port
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        try:
+            bound: int = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise ConfigError(f"grpc_port: cannot listen on {address}; is the port taken?") from error
+        await server.start()
+        self._server = server
+        return bound
+
+    def stop_accepting(self) -> None:
+        """Refuses new calls and connections, and ends the waits for silent clients; calls at work go on."""
+        if self._server is not None and self._stopping is None:
+            self._stopping = asyncio.create_task(self._server.stop(_WITHOUT_END))
+            self._streams.close()
+
+    async def close(self, grace: float) -> None:
+        """Stops; calls that are still at work after `grace` seconds are cancelled."""
+        self.stop_accepting()
+        if self._server is not None and self._stopping is not None:
+            await self._server.stop(grace)
+            await self._stopping
+
+    def _methods(self) -> Methods:
+        return (
+            Servicer(self._services, self._streams).methods()
+            | Admin(self._services).methods()
+            | HealthServicer(self._services.health, self._streams).methods()
+            | ReflectionServicer((servicer.SERVICE, health.SERVICE), self._streams).methods()
+        )
+
+
+def _options(settings: Server) -> list[tuple[str, Any]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        # Between the first, at which grpc begins to refuse, and the second it does so by chance.
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+        # Two servers on one port would share its clients silently.
+        ("grpc.so_reuseport", 0),
+        ("grpc.server_handshake_timeout_ms", int(settings.header_timeout * 1000)),
+        # Clients may ping as often as they like; who has not answered ours for that long is gone.
+        ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]

@@ -1,0 +1,185 @@
+"""The Open Inference Protocol over HTTP: inference, health, metadata, configuration and statistics."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import TYPE_CHECKING, Any
+
+from sluice.errors import InvalidRequest
+from sluice.frontends import metadata
+from sluice.frontends.http import body, codec
+from sluice.frontends.http.exchange import ON_DISCONNECT
+from sluice.frontends.http.reply import Headers, Reply, json_reply
+from sluice.frontends.http.routes import Call, Route
+from sluice.request import Timeline
+
+if TYPE_CHECKING:
+    from sluice.frontends.services import Services
+    from sluice.telemetry.statistics import Duration, ModelStatistics
+
+_TIMEOUT_HEADERS = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
+_LONGEST_TIMEOUT_MS = 1e12
+_LONGEST_ECHO = 256
+
+
+class OpenInference:
+    """Endpoints that clients of models use."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def routes(self) -> list[Route]:
+        model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+        routes = [
+            Route("GET", "/", self.server_metadata),
+            Route("GET", "/v2", self.server_metadata),
+            Route("GET", "/v2/health/live", self.live),
+            Route("GET", "/v2/health/ready", self.ready),
+            Route("GET", "/v2/health/started", self.started),
+            Route("GET", "/v2/models/stats", self.statistics),
+        ]
+        for path in (model, version):
+            routes += [
+                Route("POST", f"{path}/infer", self.infer),
+                Route("GET", path, self.model_metadata),
+                Route("GET", f"{path}/ready", self.model_ready),
+                Route("GET", f"{path}/config", self.model_configuration),
+                Route("GET", f"{path}/stats", self.statistics),
+            ]
+        return routes
+
+    async def infer(self, call: Call) -> Reply:
+        timeline = Timeline()
+        services = self._services
+        headers = dict(call.scope["headers"])
+        content = await body.read(
+            call.receive, headers.get(b"content-encoding", b""), services.limits.max_message_bytes
+        )
+        target = codec.Target(
+            call.model,
+            call.version,
+            headers.get(b"x-request-id", b"").decode("latin-1"),
+            _deadline(headers, timeline.received),
+            timeline,
+        )
+        length = _json_length(headers)
+        if length == 0:
+            inputs = services.catalog.metadata(call.model, call.version).inputs
+            decoded = codec.decode_raw(content, target, inputs)
+        else:
+            decoded = codec.decode(content, length, target, services.regions)
+        _cancel_on_disconnect(call)
+        response = await services.engine.infer(decoded.request)
+        reply = codec.encode(response, decoded.wishes, services.regions)
+        _add_headers(reply.headers, decoded.request.id, timeline)
+        return reply
+
+    async def live(self, call: Call) -> Reply:
+        live = self._services.health.live()
+        return json_reply({"live": live}, 200 if live else 503)
+
+    async def ready(self, call: Call) -> Reply:
+        ready = self._services.health.ready()
+        return json_reply({"ready": ready}, 200 if ready else 503)
+
+    async def started(self, call: Call) -> Reply:
+        started = self._services.health.started()
+        return json_reply({"started": started}, 200 if started else 503)
+
+    async def server_metadata(self, call: Call) -> Reply:
+        return json_reply(metadata.server_metadata(self._services.limits))
+
+    async def model_metadata(self, call: Call) -> Reply:
+        return json_reply(metadata.model_metadata(self._services.catalog.metadata(call.model, call.version)))
+
+    async def model_ready(self, call: Call) -> Reply:
+        ready = self._services.health.model_ready(call.model, call.version)
+        return json_reply({"name": call.model, "ready": ready}, 200 if ready else 503)
+
+    async def model_configuration(self, call: Call) -> Reply:
+        return json_reply(self._services.catalog.configuration(call.model, call.version))
+
+    async def statistics(self, call: Call) -> Reply:
+        found = self._services.catalog.statistics(call.model, call.version)
+        return json_reply({"model_stats": [_statistics(entry) for entry in found]})
+
+
+def _cancel_on_disconnect(call: Call) -> None:
+    """Queued work is dropped when nobody waits for it any more; under another ASGI server it is computed for nothing."""
+    task = asyncio.current_task()
+    on_disconnect = call.scope.get(ON_DISCONNECT)
+    if task is not None and on_disconnect is not None:
+        on_disconnect(task.cancel)
+
+
+def _json_length(headers: dict[bytes, bytes]) -> int | None:
+    value = headers.get(codec.JSON_LENGTH)
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > 18:
+        raise InvalidRequest("Inference-Header-Content-Length: expected a whole number of bytes")
+    return int(value)
+
+
+def _deadline(headers: dict[bytes, bytes], received: float) -> float | None:
+    """The earlier of the deadlines given by the client and by a proxy in front of us."""
+    deadline = None
+    for name in _TIMEOUT_HEADERS:
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            milliseconds = float(value)
+        except ValueError:
+            milliseconds = math.nan
+        if not 0 <= milliseconds <= _LONGEST_TIMEOUT_MS:
+            raise InvalidRequest(f"{name.decode()}: expected a number of milliseconds")
+        until = received + milliseconds / 1000
+        deadline = until if deadline is None else min(deadline, until)
+    return deadline
+
+
+def _add_headers(headers: Headers, id: str, timeline: Timeline) -> None:
+    if id and len(id) <= _LONGEST_ECHO and id.isascii() and id.isprintable():
+        headers.append((b"x-request-id", id.encode()))
+    if timeline.queued and timeline.assembled:
+        headers.append((b"x-queue-time-ms", b"%.3f" % ((timeline.assembled - timeline.queued) * 1000)))
+    if timeline.compute_seconds:
+        headers.append((b"x-compute-time-ms", b"%.3f" % (timeline.compute_seconds * 1000)))
+
+
+def _statistics(entry: ModelStatistics) -> dict[str, Any]:
+    """Every field is a JSON number: perf_analyzer crashes on one that is missing or a string."""
+    return {
+        "name": entry.name,
+        "version": entry.version,
+        "last_inference": entry.last_inference_ms,
+        "inference_count": entry.inference_count,
+        "execution_count": entry.execution_count,
+        "inference_stats": {
+            "success": _duration(entry.success),
+            "fail": _duration(entry.fail),
+            "queue": _duration(entry.queue),
+            "compute_input": _duration(entry.compute_input),
+            "compute_infer": _duration(entry.compute_infer),
+            "compute_output": _duration(entry.compute_output),
+            "cache_hit": _duration(entry.cache_hit),
+            "cache_miss": _duration(entry.cache_miss),
+        },
+        "response_stats": {},
+        "batch_stats": [
+            {
+                "batch_size": batch.batch_size,
+                "compute_input": _duration(batch.compute_input),
+                "compute_infer": _duration(batch.compute_infer),
+                "compute_output": _duration(batch.compute_output),
+            }
+            for _, batch in sorted(entry.batches.items())
+        ],
+        "memory_usage": [],
+    }
+
+
+def _duration(duration: Duration) -> dict[str, int]:
+    return {"count": duration.count, "ns": duration.ns}

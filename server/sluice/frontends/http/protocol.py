@@ -1,0 +1,455 @@
+"""One HTTP/1.1 connection: bytes to exchanges, in order, within limits of time and memory.
+
+llhttp parses; this file decides what a client may make the server hold and for how long. Its law: every state in which
+the client owes us something has a deadline (`_deadline`), everything a client can make us keep has a bound, and a
+request that was understood gets its answer before the connection goes. Exchanges of one connection run one after the
+other, as HTTP/1.1 wants their answers; those that arrive early wait in `_waiting`.
+
+One timer serves all deadlines. It is moved only when a deadline comes closer; when it fires it looks at what is due and
+sleeps on. A request that arrives in one piece therefore costs no timer at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import termios
+import urllib.parse
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+
+from sluice.errors import InvalidRequest, TooLarge, TooSlow
+from sluice.frontends.http.exchange import Exchange, parting_words
+from sluice.frontends.http.reply import plain_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sluice.config.settings import Server
+    from sluice.frontends.http.asgi import Application
+    from sluice.request import Buffer
+
+# Requests one connection may have waiting behind the one being answered.
+MOST_WAITING = 16  # reading pauses
+MOST_PIPELINED = 256  # reached within one read: the rest is not answered and the connection closes
+
+# Body bytes an exchange holds before reading pauses until the application takes them.
+MOST_BUFFERED = 256 << 10
+
+# How long a connection that was answered early swallows what the client still sends. Closing with unread input would
+# reset it, and a reset destroys the answer before the client reads it.
+LINGER_SECONDS = 5.0
+
+# An unread rest of a body up to this size is worth receiving to keep the connection.
+SMALL_REMAINDER = 64 << 10
+
+# A chunked body of one-byte chunks carries five bytes around each; what exceeds that is extensions or trailers.
+CHUNK_OVERHEAD = 6
+
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_MALFORMED = "malformed HTTP request"
+
+
+class Connections:
+    """What all connections of one server share: the application, the limits, and who is still here."""
+
+    def __init__(self, application: Application, limits: Server, stopping: Callable[[], bool]) -> None:
+        self.application = application
+        self.limits = limits
+        self.open: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.closing = False
+        self.changed = asyncio.Event()  # a connection closed, or became idle while closing
+        self._stopping = stopping
+
+    def draining(self) -> bool:
+        """Answers should send clients elsewhere."""
+        return self.closing or self._stopping()
+
+
+class Connection(asyncio.Protocol):
+    """Parses, bounds and times one client's connection."""
+
+    def __init__(self, shared: Connections) -> None:
+        self._shared = shared
+        self._limits = shared.limits
+        self._loop = asyncio.get_running_loop()
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport
+        self._peers: dict[str, Any] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._lingering_until = 0.0
+        self._discarding = False  # nothing more from this client will be understood
+        # reading
+        self._newest: Exchange | None = None
+        self._last_data = 0.0
+        self._reading_paused = False
+        self._in_headers = False
+        self._upgrading = False
+        self._replaying = False
+        self._header_started = 0.0
+        self._header_bytes = 0
+        self._body_wire_bytes = 0
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._noted: dict[bytes, bytes] = {}
+        # answering
+        self._running: Exchange | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: deque[Exchange] = deque()
+        self.writing_paused = False
+        self._writable: asyncio.Future[None] | None = None
+        self._unwritten = 0
+        self._write_progress = 0.0
+        self.idle_since = 0.0
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
+        self._peers = {"client": transport.get_extra_info("peername"), "server": transport.get_extra_info("sockname")}
+        self._shared.open.add(self)
+        self._last_data = self.idle_since = self._loop.time()
+        self._arm(self.idle_since + self._limits.keep_alive)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._shared.open.discard(self)
+        self._shared.changed.set()
+        self._discarding = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.resume_writing()
+        if self._running is not None:
+            self._running.disconnect()
+        for exchange in self._waiting:
+            exchange.disconnect()
+        self._waiting.clear()
+        self._parser = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._discarding:
+            return
+        self._last_data = self._loop.time()
+        newest = self._newest
+        if self._in_headers:
+            self._header_bytes += len(data)
+        elif newest is not None and newest.more_body:
+            self._body_wire_bytes += len(data)
+            if self._body_wire_bytes > CHUNK_OVERHEAD * newest.body_bytes + len(data) + self._limits.max_header_bytes:
+                self._refuse(400, f"{_MALFORMED}: the body's chunks are mostly framing")
+                return
+        self._parse(data)
+        if self._in_headers:
+            if self._header_bytes > self._limits.max_header_bytes:
+                self._refuse_headers()
+            else:
+                self._arm(self._header_started + self._limits.header_timeout)
+        elif self._newest is not None and self._newest.more_body:
+            self._arm(self._last_data + self._limits.body_timeout)
+
+    def eof_received(self) -> bool:
+        return False  # a client that stops sending has gone: half-closed and closed look the same
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
+        self._unwritten = self._transport.get_write_buffer_size()
+        self._write_progress = self._loop.time()
+        self._arm(self._write_progress + self._limits.body_timeout)
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+
+    # Parsing
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._continue_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(400, _MALFORMED)
+
+    def _continue_without_upgrade(self, rest: bytes) -> None:
+        """Go on in HTTP/1.1: a client may offer another protocol (h2c, say) and we may ignore it.
+
+        llhttp takes all that follows the headers for that protocol, the body included. A fresh parser, shown only the
+        headers that frame the body, reads it.
+        """
+        self._upgrading = False
+        self._parser = httptools.HttpRequestParser(self)
+        framing = [name + b": " + value for name, value in self._noted.items() if name != b"expect"]
+        self._replaying = True
+        self._parse(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
+        self._replaying = False
+        if rest and not self._discarding:
+            self._parse(rest)
+
+    def on_message_begin(self) -> None:
+        if self._discarding:
+            raise InvalidRequest(_MALFORMED)
+        if self._replaying:
+            return
+        self._in_headers = True
+        self._header_started = self._last_data
+        self._header_bytes = 0
+        self._url = b""
+        self._headers = []
+        self._noted = {}
+
+    def on_url(self, url: bytes) -> None:
+        if not self._replaying:
+            self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_headers:
+            return  # a trailer, or replayed
+        name = name.lower()
+        if name in (b"content-length", b"transfer-encoding", b"expect"):
+            self._noted[name] = value
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._replaying:
+            return
+        self._in_headers = False
+        self._body_wire_bytes = 0
+        if (
+            len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
+            > self._limits.max_header_bytes
+        ):
+            self._refuse_headers()
+            raise InvalidRequest(_MALFORMED)
+        if len(self._waiting) >= MOST_PIPELINED:
+            self._refuse(400, _MALFORMED)
+            raise InvalidRequest(_MALFORMED)
+        exchange = self._make_exchange()
+        self._upgrading = self._parser.should_upgrade()
+        self._newest = exchange
+        if self._running is None:
+            self._start(exchange)
+        else:
+            self._waiting.append(exchange)
+            if len(self._waiting) >= MOST_WAITING:
+                self._pause_reading()
+
+    def _make_exchange(self) -> Exchange:
+        url = self._url
+        if not url.startswith(b"/"):
+            parsed = httptools.parse_url(url)
+            raw_path, query = parsed.path or b"/", parsed.query or b""
+        else:
+            raw_path, _, query = url.partition(b"?")
+        path = raw_path.decode("ascii")
+        version = self._parser.get_http_version()
+        scope = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": version,
+            "method": self._parser.get_method().decode("ascii"),
+            "scheme": "http",
+            "path": urllib.parse.unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "root_path": "",
+            "headers": self._headers,
+            **self._peers,
+        }
+        exchange = Exchange(self, scope, self._parser.should_keep_alive())
+        if self._noted:
+            length = self._noted.get(b"content-length")
+            if length is not None:
+                exchange.content_length = int(length)
+                if exchange.content_length > self._limits.max_message_bytes:
+                    exchange.fail(
+                        TooLarge(f"a body of {int(length)} bytes is over the limit of {self._limits.max_message_bytes}")
+                    )
+            exchange.expects_continue = self._noted.get(b"expect", b"").lower() == b"100-continue"
+        return exchange
+
+    def on_body(self, body: bytes) -> None:
+        assert self._newest is not None
+        self._newest.feed(body)
+        if self._newest.buffered > MOST_BUFFERED:
+            self._pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._newest is not None and not self._upgrading:
+            self._newest.finish()
+
+    # Refusing
+
+    def _refuse_headers(self) -> None:
+        self._refuse(431, f"the request's headers are over the limit of {self._limits.max_header_bytes} bytes")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Understand nothing more from this client; answer what was understood, then close."""
+        if self._discarding:
+            return
+        self._discarding = True
+        self._in_headers = False
+        newest = self._newest
+        if newest is None or (newest.answered and not newest.more_body):
+            self.write(parting_words(plain_error(status, message)))
+            self._linger()
+        elif newest.answered:
+            self._linger()
+        elif newest.more_body:
+            newest.fail(InvalidRequest(message))
+        self.resume_reading()
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, and swallow what the client is still sending."""
+        self._discarding = True
+        self._lingering_until = self._loop.time() + LINGER_SECONDS
+        self.resume_reading()
+        self._arm(self._lingering_until)
+        with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
+            self._transport.write_eof()
+
+    # Deadlines
+
+    def _arm(self, when: float) -> None:
+        timer = self._timer
+        if timer is None or timer.when() > when:
+            if timer is not None:
+                timer.cancel()
+            self._timer = self._loop.call_at(when, self._look)
+
+    def _deadline(self) -> tuple[float, Callable[[], None]] | None:
+        """Until when the client has to do something, and what happens otherwise; None: it is our turn."""
+        if self._lingering_until:
+            return self._lingering_until, self.abort
+        if self.writing_paused:
+            return self._write_progress + self._limits.body_timeout, self.abort
+        if self._reading_paused or self._discarding:
+            return None
+        if self._in_headers:
+            return self._header_started + self._limits.header_timeout, self._refuse_slow_headers
+        if self._newest is not None and self._newest.more_body:
+            return self._last_data + self._limits.body_timeout, self._refuse_slow_body
+        if self._running is None:
+            return self.idle_since + self._limits.keep_alive, self.close
+        return None
+
+    def _look(self) -> None:
+        self._timer = None
+        unwritten = self._transport.get_write_buffer_size()
+        if self.writing_paused and unwritten < self._unwritten:
+            self._unwritten = unwritten
+            self._write_progress = self._loop.time()
+        due = self._deadline()
+        if due is not None:
+            when, act = due
+            if when <= self._loop.time():
+                act()
+            else:
+                self._arm(when)
+
+    def _refuse_slow_headers(self) -> None:
+        self._refuse(408, f"the request's headers took longer than {self._limits.header_timeout:g} s")
+
+    def _refuse_slow_body(self) -> None:
+        assert self._newest is not None
+        if self._newest.answered:
+            self.close()
+        else:
+            self._discarding = True
+            self._newest.fail(TooSlow(f"the request's body stood still for {self._limits.body_timeout:g} s"))
+
+    # What exchanges call
+
+    def _start(self, exchange: Exchange) -> None:
+        self._running = exchange
+        task = self._task = self._loop.create_task(exchange.run(self._shared.application))
+        self._shared.tasks.add(task)
+        task.add_done_callback(self._shared.tasks.discard)
+
+    def should_close(self, exchange: Exchange) -> bool:
+        """Whether an answer that starts now is the connection's last."""
+        if exchange is self._newest and (self._discarding or self._shared.draining()):
+            return True
+        if not exchange.more_body:
+            return False
+        if exchange.failure is not None or exchange.expects_continue or exchange.content_length is None:
+            return True
+        return exchange.content_length - exchange.body_bytes > SMALL_REMAINDER
+
+    def exchange_answered(self, exchange: Exchange) -> None:
+        self._running = self._task = None
+        if self._transport.is_closing():
+            return
+        if not exchange.keep_alive:
+            if exchange.more_body or exchange is not self._newest or self._discarding:
+                self._waiting.clear()
+                self._linger()
+            else:
+                self._transport.close()
+            return
+        if self._waiting:
+            self._start(self._waiting.popleft())
+        else:
+            self.idle_since = self._loop.time()
+            self._arm(self.idle_since + self._limits.keep_alive)
+            if self._shared.closing:
+                self._shared.changed.set()
+        self.resume_reading()
+
+    def write(self, data: Buffer) -> None:
+        self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Returns when the client has taken enough of what was written, or has gone."""
+        while self.writing_paused:
+            if self._writable is None or self._writable.done():
+                self._writable = self._loop.create_future()
+            await self._writable
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if not self._reading_paused or self._transport.is_closing():
+            return
+        newest = self._newest
+        if len(self._waiting) >= MOST_WAITING or (newest is not None and newest.buffered > MOST_BUFFERED):
+            return
+        self._reading_paused = False
+        self._last_data = self._loop.time()
+        self._transport.resume_reading()
+        if newest is not None and newest.more_body:
+            self._arm(self._last_data + self._limits.body_timeout)
+
+    # What the server calls
+
+    @property
+    def busy(self) -> bool:
+        """A request is being received or answered."""
+        return self._running is not None or bool(self._waiting) or self._in_headers
+
+    def has_unread(self) -> bool:
+        """Something the client sent lies in the socket, not yet seen by the event loop."""
+        if self._transport.is_closing():
+            return False
+        waiting = fcntl.ioctl(self._transport.get_extra_info("socket").fileno(), termios.FIONREAD, bytes(4))
+        return any(waiting)
+
+    def cancel(self) -> None:
+        """Give up what is being answered; the client is told."""
+        self._waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    def close(self) -> None:
+        """Close when everything written has been sent."""
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()

@@ -1,0 +1,64 @@
+"""Live, started, ready: computed from the parts' states at the moment of asking, never remembered."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+
+class Parts(Protocol):
+    """What health is computed from."""
+
+    def capable(self) -> bool:
+        """A worker runs, and every live version is held by one at least."""
+
+    def version_ready(self, name: str, version: str) -> bool:
+        """Requests for it are served now; raises UnknownModel."""
+
+
+class Health:
+    """Answers every health question of both protocols."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._started = False
+        self._stopping = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def mark_started(self) -> None:
+        """The models of the start are loaded, or reported."""
+        self._started = True
+        self.notify()
+
+    def mark_stopping(self) -> None:
+        self._stopping = True
+        self.notify()
+
+    def live(self) -> bool:
+        """The event loop turns: whoever gets this answer got it from the loop."""
+        return True
+
+    def started(self) -> bool:
+        return self._started
+
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def ready(self) -> bool:
+        return self._started and not self._stopping and self._parts.capable()
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        return self._parts.version_ready(name, version) and not self._stopping
+
+    def notify(self) -> None:
+        """A part's state may have changed: wake those who watch."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def changed(self) -> None:
+        """Until the next notification."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        await future

@@ -1,0 +1,1 @@
+"""What lies on disk: repositories, versions, operators' settings. May import config, the nouns; see repository.py."""

@@ -1,0 +1,253 @@
+"""Reads `model.toml`: every key has a row in a table below, and anything else is an error that says where it stands."""
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sluice.errors import ModelError
+from sluice.spec import DATATYPES
+from sluice.store.reading import backend, complaint, did_you_mean, read_labels, read_text, relative
+from sluice.store.settings import Said, VersionPolicy, WarmUp, WarmUpInput
+
+Fields = Mapping[str, Callable[[Any], Any]]
+
+_DECODE_PLACE = re.compile(r" \((?:at line (\d+), column \d+|at end of document)\)$")
+_HEADER = re.compile(r"^\s*\[\[?\s*([\w.\"'-]+)\s*\]\]?")
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"must be a text, not {value!r}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"must be true or false, not {value!r}")
+    return value
+
+
+def _whole(value: Any, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"must be a whole number of at least {least}, not {value!r}")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ValueError(f"must be a number, not {value!r}")
+    return value
+
+
+def _positive(value: Any) -> float:
+    if not _number(value) >= 0:
+        raise ValueError(f"must be a number of at least 0, not {value!r}")
+    return float(value)
+
+
+def _choice(value: Any, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(f"must be one of {', '.join(sorted(choices))}, not {value!r}")
+    return str(value)
+
+
+def _list(value: Any, element: Callable[[Any], Any]) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"must be a list, not {value!r}")
+    return tuple(element(item) for item in value)
+
+
+def _version(value: Any) -> str:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not re.fullmatch("[1-9][0-9]*", text):
+        raise ValueError(f"must be a list of version numbers, not {value!r}")
+    return text
+
+
+def _labels(value: Any, directory: Path) -> tuple[str, ...]:
+    return read_labels(directory, value) if isinstance(value, str) else _list(value, _text)
+
+
+def _parameters(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a table, not {value!r}")
+    result = {}
+    for key, item in value.items():
+        if not isinstance(item, str | int | float):
+            raise ValueError(f"'{key}' must be a text, a number or true or false, not {item!r}")
+        result[key] = str(item).lower() if isinstance(item, bool) else str(item)
+    return result
+
+
+_MODEL: Fields = {
+    "backend": lambda value: backend(_text(value)),
+    "filename": lambda value: relative(_text(value)),
+    "max_batch_rows": partial(_whole, least=0),
+    "max_batch_tokens": partial(_whole, least=1),
+    "max_queue": partial(_whole, least=1),
+    "queue_timeout": _positive,
+    "priority_levels": partial(_whole, least=1),
+    "default_priority": partial(_whole, least=1),
+    "instances": partial(_whole, least=0),
+    "gpus": partial(_list, element=partial(_whole, least=0)),
+    "padding": partial(_choice, choices=("any", "equal", "never")),
+    "tolerance": _positive,
+    "max_length": partial(_whole, least=1),
+    "warm_lengths": partial(_list, element=partial(_whole, least=1)),
+    "parameters": _parameters,
+}
+_TABLES = ("versions", "input", "output", "warm_up")
+_TENSOR: Fields = {
+    "name": _text,
+    "datatype": partial(_choice, choices=tuple(DATATYPES)),
+    "shape": partial(_list, element=partial(_whole, least=-1)),
+    "batch_axis": partial(_whole, least=-1),
+    "sequence_axis": partial(_whole, least=-1),
+}
+_INPUT: Fields = {**_TENSOR, "pad": _number, "fill": _number}
+_OUTPUT: Fields = {**_TENSOR, "default": _flag}
+_VERSIONS: Fields = {
+    "policy": partial(_choice, choices=("latest", "all", "specific")),
+    "count": partial(_whole, least=1),
+    "versions": partial(_list, element=_version),
+}
+_WARM_UP_INPUT: Fields = {
+    "name": _text,
+    "datatype": partial(_choice, choices=tuple(DATATYPES)),
+    "shape": partial(_list, element=partial(_whole, least=0)),
+    "source": partial(_choice, choices=("zero", "random", "file")),
+    "file": lambda value: relative(_text(value)),
+}
+
+
+def read(path: Path) -> Said:
+    """What `model.toml` says; ModelError names file, line and field of the first thing wrong."""
+    file = f"{path.parent.name}/{path.name}"
+    text = read_text(path, file)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        place = _DECODE_PLACE.search(str(error))
+        line = int(place[1]) if place and place[1] else text.count("\n") + 1
+        raise complaint(file, line, "", f"not valid TOML: {_DECODE_PLACE.sub('', str(error))}") from error
+    except RecursionError as error:
+        raise complaint(file, None, "", "is nested too deeply") from error
+    return _Document(file, text, path.parent).read(document)
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    file: str
+    text: str
+    directory: Path  # the model's, to which label files are relative
+
+    def read(self, document: Mapping[str, Any]) -> Said:
+        plain = {key: value for key, value in document.items() if key not in _TABLES}
+        said: Said = self._convert(plain, _MODEL, "")
+        if "versions" in document:
+            said["version_policy"] = self._policy(document["versions"])
+        for table, fields in (("input", _INPUT), ("output", self._output_fields())):
+            if table in document:
+                said[f"{table}s"] = self._tensors(document[table], table, fields)
+        if "warm_up" in document:
+            said["warm_up"] = tuple(
+                self._warm_up(entry, index) for index, entry in self._entries(document["warm_up"], "warm_up")
+            )
+        return said
+
+    def _output_fields(self) -> Fields:
+        return {**_OUTPUT, "labels": partial(_labels, directory=self.directory)}
+
+    def _convert(self, table: Any, fields: Fields, name: str, index: int = 0) -> dict[str, Any]:
+        if not isinstance(table, dict):
+            raise self._error(name, index, "", f"must be a table, not {table!r}")
+        result = {}
+        for key, value in table.items():
+            if key not in fields:
+                known = [*fields, *(_TABLES if not name else ())]
+                raise self._error(name, index, key, f"unknown key; {did_you_mean(key, known)}")
+            try:
+                result[key] = fields[key](value)
+            except ValueError as error:
+                raise self._error(name, index, key, str(error)) from error
+        return result
+
+    def _entries(self, value: Any, name: str) -> list[tuple[int, Any]]:
+        if not isinstance(value, list):
+            raise self._error(name, 0, "", f"must be written as [[{name}]]")
+        return list(enumerate(value))
+
+    def _required(self, table: Mapping[str, Any], keys: Sequence[str], name: str, index: int) -> None:
+        for key in keys:
+            if key not in table:
+                raise self._error(name, index, key, "is missing")
+
+    def _tensors(self, value: Any, name: str, fields: Fields) -> dict[str, dict[str, Any]]:
+        tensors: dict[str, dict[str, Any]] = {}
+        for index, entry in self._entries(value, name):
+            tensor = self._convert(entry, fields, name, index)
+            self._required(tensor, ("name",), name, index)
+            tensor_name = tensor.pop("name")
+            if tensor_name in tensors:
+                raise self._error(name, index, "name", f"'{tensor_name}' is described twice")
+            if "shape" in tensor:
+                tensor["reshape_batch"] = False
+            tensors[tensor_name] = tensor
+        return tensors
+
+    def _policy(self, value: Any) -> VersionPolicy:
+        table = self._convert(value, _VERSIONS, "versions")
+        kind = table.get("policy", "specific" if "versions" in table else "latest")
+        if (kind == "specific") != bool(table.get("versions")):
+            raise self._error("versions", 0, "versions", 'a list of versions and policy = "specific" belong together')
+        if "count" in table and kind != "latest":
+            raise self._error("versions", 0, "count", 'belongs to policy = "latest" only')
+        return VersionPolicy(kind, table.get("count", 1), table.get("versions", ()))
+
+    def _warm_up(self, entry: Any, index: int) -> WarmUp:
+        fields: Fields = {
+            "name": _text,
+            "rows": partial(_whole, least=1),
+            "repeat": partial(_whole, least=1),
+            "input": partial(_list, element=partial(self._warm_up_input, index=index)),
+        }
+        table = self._convert(entry, fields, "warm_up", index)
+        self._required(table, ("input",), "warm_up", index)
+        name = table.get("name", f"warm_up {index + 1}")
+        return WarmUp(name, table["input"], table.get("rows", 1), table.get("repeat", 1))
+
+    def _warm_up_input(self, entry: Any, index: int) -> WarmUpInput:
+        table = self._convert(entry, _WARM_UP_INPUT, "warm_up", index)
+        self._required(table, ("name", "datatype", "shape"), "warm_up", index)
+        if "file" in table:
+            table.setdefault("source", "file")
+        if (table.get("source") == "file") != ("file" in table):
+            raise self._error("warm_up", index, "file", 'a file and source = "file" belong together')
+        return WarmUpInput(**table)
+
+    def _error(self, table: str, index: int, key: str, why: str) -> ModelError:
+        field = ".".join(part for part in (table, key) if part)
+        return complaint(self.file, _line(self.text, table, index, key), field, why)
+
+
+def _line(text: str, table: str, index: int, key: str) -> int | None:
+    """Where `key` stands in the index-th `table` ("" = before the first); the table's own line if it is not there."""
+    current, seen, found = "", -1, None
+    wanted = re.compile(rf"^\s*[\"']?{re.escape(key)}[\"']?\s*[=.]") if key else None
+    for number, line in enumerate(text.splitlines(), 1):
+        header = _HEADER.match(line)
+        if header:
+            current = header[1]
+            if current == table:
+                seen += 1
+                found = number if seen == index else found
+            elif not table and current.split(".")[0].strip("\"'") == key:
+                return number  # an unknown key that is a table
+        inside = (not table and not current) or (seen == index and current.split(".")[0] == table)
+        if wanted and inside and wanted.match(line):
+            return number
+    return found

@@ -1,0 +1,120 @@
+"""One life of a worker process, from the server's side: spawn it, exchange messages, learn of its end.
+
+A process never comes back: after `gone` was called the object is finished, and a new life is a new object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+
+from sluice.workers import wire
+from sluice.workers.devices import Device
+from sluice.workers.slots import Slot
+
+log = logging.getLogger("sluice.workers")
+
+
+class Process:
+    """A spawned worker; `received` gets its messages, `gone` is called once, with how it ended."""
+
+    def __init__(self, device: Device, received: Callable[[wire.ToServer], None], gone: Callable[[str], None]) -> None:
+        self._device = device
+        self._received = received
+        self._gone = gone
+        self._packet = bytearray(wire.MAX_PACKET)
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._pidfd = -1
+        self._ended = asyncio.Event()
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid if self._popen is not None else 0
+
+    def start(self, slots: list[Slot]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        descriptors = [theirs.fileno(), *(slot.descriptor for slot in slots)]
+        # -P: the directory the server was started in must not shadow any module. Spawned from the main thread, because
+        # the worker asks the kernel to be killed with the thread that spawned it.
+        command = [sys.executable, "-P", "-m", "sluice.workers.child", str(os.getpid()), *map(str, descriptors)]
+        with theirs:
+            self._popen = subprocess.Popen(
+                command,
+                env={**os.environ, **self._device.environment()},
+                stdin=subprocess.DEVNULL,
+                pass_fds=descriptors,
+            )
+        ours.setblocking(False)
+        self._socket = ours
+        self._pidfd = os.pidfd_open(self._popen.pid)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(ours.fileno(), self._read)
+        loop.add_reader(self._pidfd, self._end)
+
+    def send(self, message: wire.ToWorker) -> None:
+        """Hand over a message. A worker that does not read is as good as dead, and one that died is noticed soon."""
+        if self._socket is None:
+            return
+        try:
+            self._socket.send(wire.encode(message))
+        except BlockingIOError:
+            log.error("worker %s does not read its messages; killing it", self._device.name)
+            self.kill()
+        except OSError:
+            pass  # the process is ending: `_end` is about to be called
+
+    def _read(self) -> None:
+        view = memoryview(self._packet)
+        while self._socket is not None:
+            try:
+                size = self._socket.recv_into(self._packet)
+            except BlockingIOError:
+                return
+            except OSError:
+                size = 0
+            if not size:
+                # Nobody holds the other end any more. The process itself may take a moment longer to go.
+                asyncio.get_running_loop().remove_reader(self._socket.fileno())
+                return
+            self._received(wire.decode_for_server(view[:size]))
+
+    def _end(self) -> None:
+        self._read()  # what it said before it died
+        code = self._popen.wait() if self._popen is not None else 0
+        self._close()
+        self._ended.set()
+        self._gone(f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}")
+
+    def _close(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._socket is not None:
+            loop.remove_reader(self._socket.fileno())
+            self._socket.close()
+            self._socket = None
+        if self._pidfd >= 0:
+            loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def kill(self) -> None:
+        if self._popen is not None and not self._ended.is_set():
+            self._popen.kill()
+
+    async def stop(self, patience: float) -> None:
+        """Ask it to end, and end it if it does not in time."""
+        if self._popen is None:
+            return
+        self.send(wire.Stop())
+        try:
+            async with asyncio.timeout(patience):
+                await self._ended.wait()
+        except TimeoutError:
+            self.kill()
+            await self._ended.wait()

@@ -1,0 +1,365 @@
+"""A worker as the scheduler and the catalog see it: it runs batches, holds versions, and comes back when it dies.
+
+The law of this file: at most one job runs at a time, and each job ends exactly once, through its `done` or its
+`failed`. The two slots alternate: when a job ends the next one is started in the other slot before the answers of the
+first are cut out of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from sluice.config.settings import Workers
+from sluice.errors import InternalError, InvalidRequest, ModelError, ModelFailed, SluiceError, WorkerLost
+from sluice.request import Tensor
+from sluice.scheduler.entry import Batch, Work
+from sluice.scheduler.loop import Scheduler
+from sluice.spec import ModelSpec, Signature
+from sluice.telemetry.record import BatchFigures, Record
+from sluice.workers import assembly, wire
+from sluice.workers.devices import Device
+from sluice.workers.process import Process
+from sluice.workers.slots import Slot, array_at
+
+log = logging.getLogger("sluice.workers")
+
+_STOP_PATIENCE = 5.0
+# A worker that lived this long has proven that it can: its next death is not part of a crash loop.
+_PROVEN_AFTER = 10.0
+_LONGEST_BACKOFF = 30.0
+
+
+class State(Enum):
+    STARTING = "starting"
+    RUNNING = "running"
+    DEAD = "dead"  # waiting to be started again
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A version the worker shall hold in every one of its lives."""
+
+    load: wire.Load
+    spec: ModelSpec
+    warm_up: Sequence[Work]
+
+
+@dataclass(slots=True)
+class Job:
+    """Something being computed."""
+
+    number: int
+    key: str
+    plan: assembly.Plan
+    write: Callable[[memoryview], None]
+    done: Callable[[wire.Done, memoryview], None]
+    failed: Callable[[SluiceError], None]
+    slot: int = -1
+
+
+class Worker:
+    """One device's worker through all its lives."""
+
+    def __init__(
+        self, device: Device, settings: Workers, scheduler: Scheduler, record: Record, changed: Callable[[], None]
+    ) -> None:
+        self.device = device
+        self.state = State.STARTING
+        self._settings = settings
+        self._scheduler = scheduler
+        self._record = record
+        self._changed = changed
+        self._slots: list[Slot] = []
+        self._next_slot = 0
+        self._process: Process | None = None
+        self._job: Job | None = None
+        self._numbers = itertools.count(1)
+        self._loads: dict[str, asyncio.Future[Signature]] = {}
+        self._residents: dict[str, Resident] = {}
+        self._loaded: set[str] = set()  # in this life
+        self._serving: set[str] = set()  # loaded, warm and resident: may be given batches
+        self._started: asyncio.Future[None] | None = None
+        self._born = 0.0
+        self._early_deaths = 0
+        self._life: asyncio.Task[None] | None = None
+
+    # What the scheduler asks.
+
+    @property
+    def idle(self) -> bool:
+        return self._job is None and self.state is State.RUNNING
+
+    def holds(self, key: str) -> bool:
+        return key in self._serving
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid if self._process is not None else 0
+
+    def run(self, batch: Batch) -> None:
+        """Compute a batch and tell the scheduler how it went."""
+        works = [entry.work for entry in batch.entries]
+        assembled = time.monotonic()
+
+        def done(reply: wire.Done, memory: memoryview) -> None:
+            computed = time.monotonic()
+            for work in works:
+                work.request.timeline.computed = computed
+                work.request.timeline.compute_seconds = reply.seconds
+            try:
+                outputs = assembly.read(batch.spec, works, reply.outputs, memory)
+                figures = BatchFigures(
+                    rows=batch.rows,
+                    tokens=batch.tokens,
+                    padded_tokens=batch.padded_tokens,
+                    assemble_seconds=started - assembled,
+                    compute_seconds=reply.seconds,
+                    respond_seconds=time.monotonic() - computed,
+                )
+            except Exception as error:
+                log.exception("cannot read the outputs of %s", batch.key)
+                failure = InternalError("the outputs of the model do not fit its signature")
+                failure.__cause__ = error
+                self._scheduler.failed(batch, failure)
+            else:
+                self._scheduler.finished(batch, outputs, figures)
+
+        try:
+            planned = assembly.plan(batch.spec, works)
+            self._start(
+                Job(
+                    next(self._numbers),
+                    batch.key,
+                    planned,
+                    lambda memory: assembly.write(batch.spec, works, planned, memory),
+                    done,
+                    lambda error: self._scheduler.failed(batch, error),
+                )
+            )
+        except Exception:
+            log.exception("cannot assemble a batch of %s", batch.key)
+            self._job = None
+            self._scheduler.failed(batch, InternalError("internal error while assembling the batch"))
+            return
+        started = time.monotonic()
+        for work in works:
+            work.request.timeline.started = started
+
+    # What the catalog asks.
+
+    async def load(self, load: wire.Load) -> Signature:
+        """Load a version; it takes no batches before `adopt`."""
+        if self._process is None or self.state is not State.RUNNING:
+            raise WorkerLost(f"worker {self.device.name} is not running")
+        loaded: asyncio.Future[Signature] = asyncio.get_running_loop().create_future()
+        self._loads[load.key] = loaded
+        self._process.send(load)
+        try:
+            async with asyncio.timeout(self._settings.load_timeout):
+                signature = await loaded
+        except TimeoutError as error:
+            self._process.kill()
+            raise ModelError(f"loading took longer than {self._settings.load_timeout:g} s") from error
+        finally:
+            self._loads.pop(load.key, None)
+        self._loaded.add(load.key)
+        return signature
+
+    async def trial(self, key: str, spec: ModelSpec, works: Sequence[Work]) -> dict[str, Tensor]:
+        """Compute works outside of any queue, as one batch, and return its whole outputs, nothing cut."""
+        async with self._scheduler.turn(self):
+            if not self.idle:
+                raise WorkerLost(f"worker {self.device.name} is not running")
+            reply: asyncio.Future[dict[str, Tensor]] = asyncio.get_running_loop().create_future()
+            planned = assembly.plan(spec, works, place_outputs=False)
+
+            def done(message: wire.Done, memory: memoryview) -> None:
+                if not reply.done():
+                    reply.set_result(_whole(spec, message.outputs, memory))
+
+            def failed(error: SluiceError) -> None:
+                if not reply.done():
+                    reply.set_exception(error)
+
+            def write(memory: memoryview) -> None:
+                assembly.write(spec, works, planned, memory)
+
+            self._start(Job(next(self._numbers), key, planned, write, done, failed))
+            return await reply
+
+    def adopt(self, resident: Resident) -> None:
+        """Hold this version from now on, in this life and all later ones; it is loaded and warm, unless this life is
+        younger than the loading."""
+        key = resident.load.key
+        self._residents[key] = resident
+        if key in self._loaded:
+            self._serving.add(key)
+            self._scheduler.wake()
+        elif self.state is State.RUNNING:
+            self._life = asyncio.get_running_loop().create_task(self._bring_back_all())
+
+    def unload(self, key: str) -> None:
+        self._residents.pop(key, None)
+        self._serving.discard(key)
+        self._loaded.discard(key)
+        if self._process is not None:
+            self._process.send(wire.Unload(key))
+
+    # Its lives.
+
+    async def start(self) -> None:
+        """Spawn the first process and wait until it runs."""
+        self._slots = [Slot.create(f"sluice-{self.device.name}-{number}") for number in range(2)]
+        await self._spawn()
+        self._scheduler.add_worker(self)
+
+    async def _spawn(self) -> None:
+        self.state = State.STARTING
+        self._started = asyncio.get_running_loop().create_future()
+        self._process = Process(self.device, self._received, self._gone)
+        self._process.start(self._slots)
+        self._born = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.start_timeout):
+                await self._started
+        except TimeoutError as error:
+            self._process.kill()
+            raise WorkerLost(f"worker {self.device.name} did not start in time") from error
+        self.state = State.RUNNING
+
+    async def _come_back(self) -> None:
+        """The next life: started after a pause that grows in a crash loop, then loaded and warmed as before."""
+        if self._early_deaths > 1:
+            await asyncio.sleep(min(_LONGEST_BACKOFF, 0.1 * 2.0**self._early_deaths))
+        try:
+            await self._spawn()
+        except WorkerLost as error:
+            # It died again, which `_gone` handles with a life of its own.
+            log.error("worker %s could not be brought back: %s", self.device.name, error.message)
+        else:
+            await self._bring_back_all()
+        self._scheduler.wake()
+        self._changed()
+
+    async def _bring_back_all(self) -> None:
+        tried: set[str] = set()
+        while missing := self._residents.keys() - self._loaded - tried:
+            key = min(missing)
+            tried.add(key)
+            resident = self._residents[key]
+            try:
+                await self.load(resident.load)
+                for work in resident.warm_up:
+                    await self.trial(key, resident.spec, [work])
+            except (ModelFailed, InvalidRequest):
+                pass  # a model that refuses made-up input cannot be warmed, and serves all the same
+            except ModelError as error:
+                log.error("worker %s cannot load %s again: %s", self.device.name, key, error.message)
+                continue
+            except WorkerLost:
+                return
+            if key in self._residents:
+                self._serving.add(key)
+                self._scheduler.wake()
+                self._changed()
+
+    def _gone(self, how: str) -> None:
+        if self.state is State.CLOSED:
+            return
+        self.state = State.DEAD
+        self._record.worker_restarted()
+        early = time.monotonic() - self._born < _PROVEN_AFTER
+        self._early_deaths = self._early_deaths + 1 if early else 1
+        self._serving.clear()
+        self._loaded.clear()
+        log.error("worker %s died (%s); starting it again", self.device.name, how)
+        lost = WorkerLost(f"the worker computing this request died ({how})")
+        for waiting in (self._started, *self._loads.values()):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(WorkerLost(f"the worker died ({how})"))
+        job, self._job = self._job, None
+        if job is not None:
+            job.failed(lost)
+        self._life = asyncio.get_running_loop().create_task(self._come_back())
+        self._changed()
+
+    # Its messages.
+
+    def _start(self, job: Job) -> None:
+        assert self._process is not None
+        job.slot, self._next_slot = self._next_slot, 1 - self._next_slot
+        self._job = job
+        self._ring(job)
+
+    def _ring(self, job: Job) -> None:
+        slot = self._slots[job.slot]
+        slot.grow(max(job.plan.size, 1))
+        job.write(slot.memory)
+        plan = job.plan
+        assert self._process is not None
+        self._process.send(wire.Run(job.number, job.key, job.slot, slot.size, plan.inputs, plan.outputs, plan.size))
+
+    def _received(self, message: wire.ToServer) -> None:
+        match message:
+            case wire.Started():
+                if self._started is not None and not self._started.done():
+                    self._started.set_result(None)
+            case wire.Loaded(key, platform, inputs, outputs):
+                self._settle_load(key, Signature(platform, wire.to_ports(inputs), wire.to_ports(outputs)))
+            case wire.Refused(key, reason):
+                self._settle_load(key, ModelError(reason))
+            case wire.Done(number) if (job := self._job) is not None and job.number == number:
+                memory = self._slots[job.slot].memory
+                self._job = None
+                self._scheduler.dispatch()
+                job.done(message, memory)
+            case wire.Failed(number, reason, refused) if (job := self._job) is not None and job.number == number:
+                self._job = None
+                job.failed(InvalidRequest(reason) if refused else ModelFailed(reason))
+                self._scheduler.wake()
+            case wire.Overflow(number, size) if (job := self._job) is not None and job.number == number:
+                self._slots[job.slot].grow(size)
+                self._ring(job)
+
+            case wire.Logged(level, logger, text):
+                logging.getLogger(logger).log(level, text, extra={"worker": self.device.name})
+
+    def _settle_load(self, key: str, outcome: Signature | ModelError) -> None:
+        waiting = self._loads.get(key)
+        if waiting is None or waiting.done():
+            return
+        if isinstance(outcome, ModelError):
+            waiting.set_exception(outcome)
+        else:
+            waiting.set_result(outcome)
+
+    def kill(self) -> None:
+        """End the process at once; it is not started again."""
+        self.state = State.CLOSED
+        if self._process is not None:
+            self._process.kill()
+
+    async def close(self) -> None:
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        if self._life is not None:
+            self._life.cancel()
+        if self._process is not None:
+            await self._process.stop(_STOP_PATIENCE)
+        for slot in self._slots:
+            slot.close()
+
+
+def _whole(spec: ModelSpec, outputs: Sequence[wire.Place], memory: memoryview) -> dict[str, Tensor]:
+    return {
+        place.name: assembly.as_tensor(place.name, spec.output_by_name[place.name].datatype, array_at(memory, place))
+        for place in outputs
+    }

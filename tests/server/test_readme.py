@@ -1,0 +1,108 @@
+"""The README's commands, run as they stand (only the ports are the test's)."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Server, end, launch
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+MINILM = ROOT / "models" / "minilm"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory as `make serve` leaves it: the demo model, and a `.venv` to type."""
+    from sluice.convert.demo import demo_source
+    from sluice.convert.importer import import_directory
+
+    directory = tmp_path_factory.mktemp("readme")
+    if MINILM.exists():
+        shutil.copytree(MINILM, directory / "models" / "minilm")
+    else:
+        import_directory(demo_source(), directory / "models", "minilm")
+    (directory / ".venv").symlink_to(sys.prefix)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def server(directory: Path) -> Iterator[Server]:
+    server = launch(directory / "models", directory / "server.log")
+    yield server
+    end(server)
+
+
+def adapted(text: str, server: Server) -> str:
+    return text.replace("http://127.0.0.1:8000", server.http).replace("127.0.0.1:8001", server.grpc)
+
+
+@pytest.mark.parametrize("command", blocks("sh"), ids=lambda command: command.split("\n")[0][:40])
+def test_shell_commands(command: str, server: Server, directory: Path) -> None:
+    environment = {**os.environ, "SLUICE_URL": server.http}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", adapted(command, server)],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    if command.startswith("curl"):
+        assert '"model_name":"minilm"' in done.stdout
+
+
+def test_python_client(server: Server, directory: Path) -> None:
+    (script,) = [block for block in blocks("python") if "tritonclient" in block]
+    done = subprocess.run(
+        [sys.executable, "-c", adapted(script, server)], cwd=directory, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(1, 384)"
+
+
+def test_the_python_model_serves(directory: Path, tmp_path: Path) -> None:
+    (model,) = [block for block in blocks("python") if "class Model" in block]
+    home = tmp_path / "models" / "double"
+    (home / "1").mkdir(parents=True)
+    (home / "1" / "model.py").write_text(model)
+    tensors = "".join(
+        f'[[{side}put]]\nname = "{name}"\ndatatype = "INT64"\nshape = [-1, 1]\nbatch_axis = 0\n'
+        for side, name in (("in", "x"), ("out", "y"))
+    )
+    (home / "model.toml").write_text(tensors)
+    server = launch(tmp_path / "models", tmp_path / "log", "--python-directory", str(tmp_path / "models"))
+    try:
+        body = {"inputs": [{"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [21]}]}
+        status, reply = server.request("POST", "/v2/models/double/infer", body)
+        assert (status, reply["outputs"][0]["data"]) == (200, [42])
+    finally:
+        end(server)
+
+
+def test_the_model_settings_of_the_example_are_valid(tmp_path: Path) -> None:
+    from sluice.store import toml
+
+    (example,) = blocks("toml")
+    (tmp_path / "model.toml").write_text(example)
+    assert toml.read(tmp_path / "model.toml")["max_length"] == 512
+
+
+def test_every_make_target_exists() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z]+)\b", " ".join(blocks("console")))) <= targets
+
+
+def test_links_lead_somewhere() -> None:
+    for page in (ROOT / "README.md", ROOT / "server" / "README.md"):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"

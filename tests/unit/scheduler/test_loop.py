@@ -1,0 +1,446 @@
+"""The scheduler with a stand-in for a worker: what waits, what runs, and that each request gets exactly one answer."""
+
+import asyncio
+import time
+from types import SimpleNamespace
+
+import pytest
+from sluice.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidRequest,
+    ModelFailed,
+    QueueFull,
+    QueueTimeout,
+    SluiceError,
+    WorkerLost,
+)
+from sluice.request import InferRequest, Tensor
+from sluice.scheduler import loop as scheduler_loop
+from sluice.scheduler.entry import Batch, Limits, Work
+from sluice.scheduler.loop import MAX_LOSSES, Lane, Scheduler
+from sluice.spec import ModelSpec, Padding
+from sluice.telemetry.metrics import Metrics
+from sluice.telemetry.record import BatchFigures, Record
+
+Outputs = tuple[Tensor, ...]
+FIGURES = BatchFigures(1, 1, 1, 0.0, 0.0, 0.0)
+
+
+class Device:
+    """Runs a batch for as long as the test wants; answers each entry with the id of its request."""
+
+    def __init__(self, scheduler: Scheduler, *keys: str) -> None:
+        self.scheduler = scheduler
+        self.keys = keys or ("m",)
+        self.batch: Batch | None = None
+        self.ran: list[list[str]] = []
+
+    @property
+    def idle(self) -> bool:
+        return self.batch is None
+
+    def holds(self, key: str) -> bool:
+        return key in self.keys
+
+    def run(self, batch: Batch) -> None:
+        assert self.batch is None
+        self.batch = batch
+        self.ran.append([entry.work.request.id for entry in batch.entries])
+
+    @property
+    def running(self) -> list[str]:
+        return [] if self.batch is None else [entry.work.request.id for entry in self.batch.entries]
+
+    def finish(self) -> None:
+        batch, self.batch = self.batch, None
+        assert batch is not None
+        self.scheduler.dispatch()
+        self.scheduler.finished(batch, [answer(entry.work.request.id) for entry in batch.entries], FIGURES)
+
+    def fail(self, error: SluiceError) -> None:
+        batch, self.batch = self.batch, None
+        assert batch is not None
+        self.scheduler.failed(batch, error)
+
+
+class Stage:
+    """A scheduler with one lane, and one device unless a test adds more."""
+
+    def __init__(self, padding: Padding = Padding.ANY, queue: int = 100, queue_timeout: float | None = None) -> None:
+        self.scheduler = Scheduler()
+        self.lane = self.add_lane("m", padding, queue, queue_timeout)
+        self.device = Device(self.scheduler)
+        self.scheduler.add_worker(self.device)
+
+    def add_lane(
+        self, key: str, padding: Padding = Padding.ANY, queue: int = 100, queue_timeout: float | None = None
+    ) -> Lane:
+        spec = ModelSpec(key, "1", "", "", (), (), 64, padding)
+        limits = Limits(rows=64, tokens=1000, size=1 << 20, queue=queue, queue_timeout=queue_timeout)
+        lane = Lane(key, spec, limits, Record(Metrics()).version(key, "1"))
+        self.scheduler.add_lane(lane)
+        return lane
+
+    def submit(
+        self,
+        name: str,
+        lane: Lane | None = None,
+        *,
+        deadline: float | None = None,
+        queue_timeout: float | None = None,
+        shift: float = 0.0,
+    ) -> "asyncio.Task[Outputs]":
+        request = InferRequest("m", "", (), id=name, deadline=deadline)
+        work = Work(request, (), (), 1, 10, "g", priority_shift=shift, queue_timeout=queue_timeout)
+        return asyncio.create_task(self.scheduler.submit(lane or self.lane, work))
+
+    async def occupied(self) -> "asyncio.Task[Outputs]":
+        """A request that keeps the device busy."""
+        task = self.submit("first")
+        await turns()
+        assert self.device.running == ["first"]
+        return task
+
+
+def answer(name: str) -> Outputs:
+    return (Tensor(name, "UINT8", (0,), b""),)
+
+
+async def turns() -> None:
+    """Let everything that is ready run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_arrives_together_runs_together() -> None:
+    stage = Stage()
+    tasks = [stage.submit(name) for name in "abc"]
+    await turns()
+    assert stage.device.ran == [["a", "b", "c"]]
+    stage.device.finish()
+    assert await asyncio.gather(*tasks) == [answer(name) for name in "abc"]
+
+
+async def test_what_arrives_while_the_device_is_busy_waits_and_goes_next() -> None:
+    stage = Stage()
+    first = await stage.occupied()
+    others = [stage.submit(name) for name in "ab"]
+    await turns()
+    assert len(stage.lane.queue) == 2
+    stage.device.finish()
+    assert stage.device.running == ["a", "b"]  # before the answers of the first went out
+    stage.device.finish()
+    await asyncio.gather(first, *others)
+
+
+async def test_a_cancel_removes_queued_work_at_once() -> None:
+    stage = Stage()
+    first = await stage.occupied()
+    gone, stays = stage.submit("gone"), stage.submit("stays")
+    await turns()
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    assert [entry.work.request.id for entry in stage.lane.queue] == ["stays"]
+    stage.device.finish()
+    assert stage.device.running == ["stays"]
+    stage.device.finish()
+    assert await asyncio.gather(first, stays) == [answer("first"), answer("stays")]
+
+
+async def test_a_cancel_in_the_turn_of_the_dispatch_reaches_no_worker() -> None:
+    stage = Stage()
+    first = await stage.occupied()
+    gone = stage.submit("gone")
+    await turns()
+    gone.cancel()  # its task has not run yet when the device asks for more
+    stage.device.finish()
+    assert stage.device.running == []
+    await asyncio.gather(first, gone, return_exceptions=True)
+    assert not stage.lane.queue
+
+
+async def test_a_cancel_of_running_work_leaves_the_rest_of_its_batch_alone() -> None:
+    stage = Stage()
+    gone, stays = stage.submit("gone"), stage.submit("stays")
+    await turns()
+    gone.cancel()
+    await turns()
+    stage.device.finish()
+    assert await stays == answer("stays")
+    assert gone.cancelled()
+    assert stage.device.idle
+
+
+async def test_a_deadline_fires_while_the_device_is_busy() -> None:
+    stage = Stage()
+    first = await stage.occupied()
+    late = stage.submit("late", deadline=time.monotonic() + 0.01)
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert not stage.lane.queue
+    stage.device.finish()
+    await first
+    assert stage.device.ran == [["first"]]
+
+
+async def test_a_deadline_ends_the_wait_for_running_work() -> None:
+    stage = Stage()
+    late = stage.submit("late", deadline=time.monotonic() + 0.01)
+    await turns()
+    assert stage.device.running == ["late"]
+    with pytest.raises(DeadlineExceeded):
+        await late
+    stage.device.finish()
+    await stage.lane.drained()
+
+
+async def test_the_queue_timeout_counts_only_in_the_queue() -> None:
+    stage = Stage()
+    running = stage.submit("running", queue_timeout=0.01)
+    await turns()
+    waiting = stage.submit("waiting", queue_timeout=0.02)
+    with pytest.raises(QueueTimeout, match="Request timeout expired"):
+        await waiting
+    assert not running.done()
+    assert not stage.lane.queue
+    stage.device.finish()
+    assert await running == answer("running")
+
+
+async def test_the_lanes_own_queue_timeout() -> None:
+    stage = Stage(queue_timeout=0.01)
+    first = await stage.occupied()
+    with pytest.raises(QueueTimeout):
+        await stage.submit("waiting")
+    stage.device.finish()
+    await first
+
+
+async def test_a_full_queue_refuses() -> None:
+    stage = Stage(queue=2)
+    first = await stage.occupied()
+    waiting = [stage.submit(name) for name in "ab"]
+    await turns()
+    with pytest.raises(QueueFull, match=r"Exceeds maximum queue size: 2 .*'m'"):
+        await stage.submit("c")
+    stage.device.finish()
+    stage.device.finish()
+    assert await asyncio.gather(first, *waiting) == [answer(name) for name in ("first", "a", "b")]
+
+
+async def test_the_urgent_go_first() -> None:
+    stage = Stage(Padding.NEVER)
+    first = await stage.occupied()
+    shifts = {"low": 5.0, "usual": 0.0, "high": -4.0}
+    tasks = [stage.submit(name, shift=shift) for name, shift in shifts.items()]
+    await turns()
+    for _ in range(4):
+        stage.device.finish()
+    await asyncio.gather(first, *tasks)
+    assert stage.device.ran == [["first"], ["high"], ["usual"], ["low"]]
+
+
+async def test_low_priority_is_overtaken_only_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(scheduler_loop, "time", SimpleNamespace(monotonic=lambda: now))
+    stage = Stage(Padding.NEVER)
+    tasks = [await stage.occupied(), stage.submit("low", shift=5.0)]
+    await turns()
+    overtook = 0
+    while stage.device.running != ["low"]:
+        now += 1.0
+        tasks.append(stage.submit(f"high at {now}", shift=-4.0))
+        await turns()
+        stage.device.finish()
+        overtook += 1
+    assert overtook == 10  # it is worth nine seconds more, and of equals the older goes first
+    while not stage.device.idle:
+        stage.device.finish()
+    await asyncio.gather(*tasks)
+
+
+async def test_a_model_that_must_not_batch_runs_one_by_one() -> None:
+    stage = Stage(Padding.NEVER)
+    tasks = [stage.submit(name) for name in "abc"]
+    await turns()
+    for _ in range(3):
+        stage.device.finish()
+    await asyncio.gather(*tasks)
+    assert stage.device.ran == [["a"], ["b"], ["c"]]
+
+
+async def test_lost_work_is_computed_again_and_each_entry_alone() -> None:
+    stage = Stage()
+    tasks = [stage.submit(name) for name in "ab"]
+    await turns()
+    stage.device.fail(WorkerLost("died"))
+    await turns()
+    assert stage.device.running == ["a"]
+    stage.device.finish()
+    stage.device.finish()
+    assert await asyncio.gather(*tasks) == [answer("a"), answer("b")]
+
+
+async def test_a_request_costs_only_so_many_workers() -> None:
+    stage = Stage()
+    killer = stage.submit("killer")
+    for _ in range(MAX_LOSSES):
+        await turns()
+        stage.device.fail(WorkerLost("died"))
+    with pytest.raises(WorkerLost):
+        await killer
+    await turns()
+    assert stage.device.ran == [["killer"]] * MAX_LOSSES
+    assert stage.device.idle
+    assert not stage.lane.queue
+
+
+@pytest.mark.parametrize("error", [ModelFailed("no"), InvalidRequest("no"), InternalError("no")])
+async def test_of_a_failing_batch_only_the_guilty_fails(error: SluiceError) -> None:
+    stage = Stage()
+    tasks = {name: stage.submit(name) for name in ("a", "guilty", "b")}
+    await turns()
+    stage.device.fail(error)
+    await turns()
+    while not stage.device.idle:
+        assert len(stage.device.running) == 1
+        if stage.device.running == ["guilty"]:
+            stage.device.fail(error)
+        else:
+            stage.device.finish()
+        await turns()
+    with pytest.raises(type(error)):
+        await tasks["guilty"]
+    assert await tasks["a"] == answer("a")
+    assert await tasks["b"] == answer("b")
+    assert stage.device.ran == [["a", "guilty", "b"], ["a"], ["guilty"], ["b"]]
+
+
+async def test_a_lone_failure_is_not_tried_again() -> None:
+    stage = Stage()
+    task = stage.submit("a")
+    await turns()
+    stage.device.fail(ModelFailed("no"))
+    with pytest.raises(ModelFailed):
+        await task
+    await turns()
+    assert stage.device.ran == [["a"]]
+
+
+async def test_a_request_that_died_waiting_for_its_retry_is_not_retried() -> None:
+    stage = Stage()
+    gone, stays = stage.submit("gone"), stage.submit("stays")
+    await turns()
+    gone.cancel()
+    await turns()
+    stage.device.fail(ModelFailed("no"))
+    await turns()
+    stage.device.finish()
+    assert await stays == answer("stays")
+    assert stage.device.ran == [["gone", "stays"], ["stays"]]
+
+
+async def test_turns_alternate_with_batches() -> None:
+    stage = Stage(Padding.NEVER)
+    first = await stage.occupied()
+    order: list[str] = []
+
+    async def take_turn(name: str) -> None:
+        async with stage.scheduler.turn(stage.device):
+            assert stage.device.idle
+            order.append(name)
+
+    takers = [asyncio.create_task(take_turn(name)) for name in ("turn 1", "turn 2")]
+    tasks = [stage.submit(name) for name in "ab"]
+    await turns()
+    while not all(task.done() for task in (first, *tasks, *takers)):
+        if not stage.device.idle:
+            order.extend(stage.device.running)
+            stage.device.finish()
+        await turns()
+    assert order == ["first", "turn 1", "a", "turn 2", "b"]
+
+
+async def test_a_turn_given_up_while_waiting_is_nobodys() -> None:
+    stage = Stage()
+    first = await stage.occupied()
+
+    async def take_turn() -> None:
+        async with stage.scheduler.turn(stage.device):
+            raise AssertionError("never reached")
+
+    taker = asyncio.create_task(take_turn())
+    await turns()
+    taker.cancel()
+    waiting = stage.submit("a")
+    await turns()
+    stage.device.finish()
+    await turns()
+    stage.device.finish()
+    assert await asyncio.gather(first, waiting) == [answer("first"), answer("a")]
+
+
+async def test_a_worker_is_given_only_what_it_holds() -> None:
+    stage = Stage()
+    other = stage.add_lane("other")
+    tasks = [stage.submit("a", other), stage.submit("b")]
+    await turns()
+    assert stage.device.running == ["b"]
+    stage.device.finish()
+    assert stage.device.idle
+    second = Device(stage.scheduler, "other")
+    stage.scheduler.add_worker(second)
+    await turns()
+    assert second.running == ["a"]
+    second.finish()
+    await asyncio.gather(*tasks)
+
+
+async def test_idle_devices_share_what_waits() -> None:
+    stage = Stage()
+    second = Device(stage.scheduler)
+    stage.scheduler.add_worker(second)
+    tasks = [stage.submit(name) for name in "abcd"]
+    await turns()
+    assert [len(stage.device.running), len(second.running)] == [2, 2]
+    stage.device.finish()
+    second.finish()
+    assert await asyncio.gather(*tasks) == [answer(name) for name in "abcd"]
+
+
+async def test_drained_waits_for_what_waits_and_what_runs() -> None:
+    stage = Stage(Padding.NEVER)
+    tasks = [stage.submit(name) for name in "ab"]
+    await turns()
+    drained = asyncio.create_task(stage.lane.drained())
+    stage.device.finish()
+    await turns()
+    assert not drained.done()
+    stage.device.finish()
+    await drained
+    await asyncio.gather(*tasks)
+    await stage.lane.drained()
+
+
+async def test_closing_answers_what_waits() -> None:
+    stage = Stage()
+    first = await stage.occupied()
+    waiting = stage.submit("a")
+    await turns()
+    stage.scheduler.close()
+    with pytest.raises(WorkerLost):
+        await waiting
+    stage.device.finish()
+    await first
+
+
+async def test_a_failing_policy_answers_instead_of_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("sluice.scheduler.policy.choose", broken)
+    stage = Stage()
+    with pytest.raises(InternalError):
+        await stage.submit("a")
