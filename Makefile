@@ -48,6 +48,9 @@ format: $(VENV)/.installed-dev  ## Format the code
 bench: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure this machine: cost per request, throughput
 	$(BIN)/python -m loadtests.bench
 
+protos: $(VENV)/.installed-dev  ## Generate server/sluice/pb from protos/
+	$(BIN)/python protos/generate.py
+
 docs: $(VENV)/.installed-dev  ## Renew the configuration reference in README.md
 	$(BIN)/python -c "import pathlib, sluice.config.reference as r; p = pathlib.Path('README.md'); p.write_text(r.updated(p.read_text()))"
 

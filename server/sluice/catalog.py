@@ -113,7 +113,7 @@ class Catalog:
         self._models: dict[str, dict[str, _Status]] = {}
         self._latest: dict[str, Version] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._overlays: dict[str, Path] = {}
+        self._overlays: dict[str, list[Path]] = {}
         self._generations = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
@@ -248,16 +248,17 @@ class Catalog:
         """Load or reload a model: new and changed versions are brought up beside the old ones, then take over."""
         self._check_control()
         async with self._lock(name):
-            directory, overlay = self._settings.repository, None
+            directory = self._settings.repository
             if files:
                 if config is None:
                     raise InvalidRequest("'config' must be given when files are")
-                directory = overlay = await asyncio.to_thread(_write_overlay, name, files)
+                directory = await asyncio.to_thread(_write_overlay, name, files)
+                self._overlays.setdefault(name, []).append(directory)
             try:
                 finding = await asyncio.to_thread(repository.find, directory, name, config)
                 problems = await self._apply(finding)
             finally:
-                await self._change_overlay(name, overlay)
+                await self._drop_overlays(name)
         if problems:
             raise ModelError(f"failed to load '{name}': {'; '.join(problems)}")
 
@@ -272,7 +273,7 @@ class Catalog:
                 raise UnknownModel(f"failed to unload '{name}': the model is not known")
             self._latest.pop(name, None)
             await asyncio.gather(*(self._retire(name, number) for number in list(statuses)))
-            await self._change_overlay(name, None)
+            await self._drop_overlays(name)
 
     def _check_control(self) -> None:
         if not self._settings.control:
@@ -433,19 +434,26 @@ class Catalog:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _change_overlay(self, name: str, overlay: Path | None) -> None:
-        old = self._overlays.pop(name, None)
-        if overlay is not None:
-            self._overlays[name] = overlay
-        if old is not None:
-            await asyncio.to_thread(shutil.rmtree, old, ignore_errors=True)
+    async def _drop_overlays(self, name: str) -> None:
+        """Remove the files that came with load requests, but for those that live versions are from: a worker that
+        comes back reads them again."""
+        versions = [status.version for status in self._models.get(name, {}).values() if status.version is not None]
+        kept = []
+        for overlay in self._overlays.pop(name, ()):
+            if any(version.files.directory.is_relative_to(overlay) for version in versions):
+                kept.append(overlay)
+            else:
+                await asyncio.to_thread(shutil.rmtree, overlay, ignore_errors=True)
+        if kept:
+            self._overlays[name] = kept
 
     async def close(self) -> None:
         """Forget everything; requests were drained before."""
         for task in self._tasks:
             task.cancel()
-        for name in list(self._overlays):
-            await self._change_overlay(name, None)
+        for overlay in itertools.chain.from_iterable(self._overlays.values()):
+            shutil.rmtree(overlay, ignore_errors=True)
+        self._overlays.clear()
 
 
 async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> None:

@@ -23,7 +23,7 @@ class Health:
         self._parts = parts
         self._started = False
         self._stopping = False
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: set[asyncio.Future[None]] = set()
 
     def mark_started(self) -> None:
         """The models of the start are loaded, or reported."""
@@ -52,13 +52,15 @@ class Health:
 
     def notify(self) -> None:
         """A part's state may have changed: wake those who watch."""
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
+        for future in self._waiting:
             if not future.done():
                 future.set_result(None)
 
     async def changed(self) -> None:
         """Until the next notification."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
-        await future
+        self._waiting.add(future)
+        try:
+            await future
+        finally:
+            self._waiting.discard(future)

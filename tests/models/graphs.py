@@ -136,14 +136,17 @@ class Model:
             raise RuntimeError("the number of the beast")
         if (x == 999).any():
             os._exit(9)
-        while self.gate is not None and self.gate.exists():
-            time.sleep(0.002)
+        if self.gate is not None and self.gate.exists():
+            self.gate.with_suffix(".held").touch()  # whoever shut the gate can see that a batch stands before it
+            while self.gate.exists():
+                time.sleep(0.002)
         return {"y": x}
 '''
 
 
 def python_echo(repository: Path, name: str = "echo", gate: Path | None = None, more: str = "") -> Path:
-    """x [batch, n] INT64 -> y. 666 raises, 999 kills the worker; while the file `gate` exists it does not return."""
+    """x [batch, n] INT64 -> y. 666 raises, 999 kills the worker; while the file `gate` exists it does not return, and
+    the file beside it with the suffix .held says that it was reached."""
     directory = repository / name
     (directory / "1").mkdir(parents=True, exist_ok=True)
     (directory / "1" / "model.py").write_text(PYTHON_MODEL)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sluice import classification
 from sluice.errors import InvalidRequest
 from sluice.request import InferRequest, RequestedOutput, Tensor, decode_bytes, encode_bytes

@@ -3,6 +3,7 @@
 import inspect
 
 import pytest
+
 from sluice import errors
 from sluice.frontends import status
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from sluice.errors import UnknownModel
 from sluice.health import Health
 

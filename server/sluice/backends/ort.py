@@ -81,13 +81,23 @@ class OnnxRuntimeBackend:
             if any(self._datatypes[name] == BYTES for name in inputs):
                 return self._run_copying(inputs, outputs)
             return self._run_in_place(inputs, outputs)
-        except InvalidArgument as error:
-            # A node's own word that it cannot take such values, such as a token beyond the vocabulary.
-            raise InvalidRequest(f"the model refuses this input: {_first_line(error)}") from error
         except SluiceError:
             raise
         except Exception as error:
+            if isinstance(error, InvalidArgument) or self._refuses(inputs, outputs):
+                raise InvalidRequest(f"the model refuses this input: {_first_line(error)}") from error
             raise ModelFailed(f"onnxruntime: {_first_line(error)}") from error
+
+    def _refuses(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> bool:
+        """Whether a node says itself that it cannot take such values, such as a token beyond the vocabulary. Only the
+        class of the error tells, and a run in place always raises RuntimeError: run it again, copying."""
+        try:
+            self._session.run(list(outputs), {name: self._given(name, array) for name, array in inputs.items()})
+        except InvalidArgument:
+            return True
+        except Exception:
+            return False
+        return False
 
     def _run_in_place(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> dict[str, Array]:
         binding = self._session.io_binding()

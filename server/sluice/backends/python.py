@@ -100,7 +100,8 @@ def _check_source(path: Path) -> None:
     try:
         tree = ast.parse(path.read_bytes(), path.name)
     except SyntaxError as error:
-        raise ModelError(f"{path.name}, line {error.lineno}: {error.msg}") from error
+        place = f"{path.name}, line {error.lineno}" if error.lineno else path.name
+        raise ModelError(f"{place}: {error.msg}") from error
     except (OSError, ValueError, RecursionError, MemoryError) as error:
         raise ModelError(f"{path.name}: cannot be read: {error}") from error
     classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}

@@ -69,7 +69,11 @@ def _version(value: Any) -> str:
 
 
 def _labels(value: Any, directory: Path) -> tuple[str, ...]:
-    return read_labels(directory, value) if isinstance(value, str) else _list(value, _text)
+    if isinstance(value, str):
+        return read_labels(directory, value)
+    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
+        raise ValueError(f"must be a list of texts or the name of a file of them, not {value!r}")
+    return tuple(value)
 
 
 def _parameters(value: Any) -> dict[str, str]:
@@ -235,9 +239,10 @@ class _Document:
 
 
 def _line(text: str, table: str, index: int, key: str) -> int | None:
-    """Where `key` stands in the index-th `table` ("" = before the first); the table's own line if it is not there."""
+    """Where `key` stands in the index-th `table` ("" = before the first); else where that table itself begins."""
     current, seen, found = "", -1, None
-    wanted = re.compile(rf"^\s*[\"']?{re.escape(key)}[\"']?\s*[=.]") if key else None
+    sought = _assigned(key)
+    whole = _assigned(table)  # a table may also be written as a value
     for number, line in enumerate(text.splitlines(), 1):
         header = _HEADER.match(line)
         if header:
@@ -247,7 +252,13 @@ def _line(text: str, table: str, index: int, key: str) -> int | None:
                 found = number if seen == index else found
             elif not table and current.split(".")[0].strip("\"'") == key:
                 return number  # an unknown key that is a table
+        elif not current and table and whole.match(line):
+            found = number
         inside = (not table and not current) or (seen == index and current.split(".")[0] == table)
-        if wanted and inside and wanted.match(line):
+        if key and inside and sought.match(line):
             return number
     return found
+
+
+def _assigned(key: str) -> re.Pattern[str]:
+    return re.compile(rf"^\s*[\"']?{re.escape(key)}[\"']?\s*[=.]")

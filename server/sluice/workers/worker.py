@@ -175,7 +175,7 @@ class Worker:
     async def trial(self, key: str, spec: ModelSpec, works: Sequence[Work]) -> dict[str, Tensor]:
         """Compute works outside of any queue, as one batch, and return its whole outputs, nothing cut."""
         async with self._scheduler.turn(self):
-            if not self.idle:
+            if not self.idle or key not in self._loaded:  # it may have died and come back while this waited
                 raise WorkerLost(f"worker {self.device.name} is not running")
             reply: asyncio.Future[dict[str, Tensor]] = asyncio.get_running_loop().create_future()
             planned = assembly.plan(spec, works, place_outputs=False)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sluice.admission.validation import PRIORITY_STEP, Rules, check
 from sluice.errors import InvalidRequest
 from sluice.request import InferRequest, Parameter, RequestedOutput, Tensor, encode_bytes

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from sluice.cli.main import main
 from sluice.config.fields import fields
 from sluice.config.reference import reference

@@ -12,6 +12,7 @@ from socket import create_server
 from typing import Any
 
 import pytest
+
 from sluice.cli.main import main
 from sluice.cli.tensors import decode, encode
 from sluice.request import encode_bytes

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import Field, SecretStr
+
 from sluice.config.fields import MASK, fields
 from sluice.config.settings import Section, Settings
 from sluice.config.sources import load, load_as

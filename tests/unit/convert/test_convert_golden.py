@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+
 from sluice.convert.demo import demo_source
 from sluice.convert.importer import import_directory
 from sluice.errors import ConfigError

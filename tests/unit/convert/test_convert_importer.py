@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
+
 from sluice.convert import importer
 from sluice.convert.demo import demo_source
 from sluice.convert.importer import import_directory

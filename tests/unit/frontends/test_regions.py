@@ -37,7 +37,7 @@ def regions() -> Iterator[Regions]:
 def test_reads_what_is_there(regions: Regions, key: str, prefix: str, offset: int) -> None:
     regions.register("r", prefix + key, offset, 1000)
     assert bytes(regions.read("r", 10, 4)) == bytes((offset + index) % 251 for index in range(10, 14))
-    assert regions.read("r", 1000, 0) == b""
+    assert len(regions.read("r", 1000, 0)) == 0
     assert regions.status("r") == [Region("r", prefix + key, offset, 1000)]
 
 
@@ -46,7 +46,7 @@ def test_reading_does_not_copy(regions: Regions, key: str) -> None:
     view = regions.read("r", 0, 4)
     with open(f"/dev/shm/{key}", "r+b") as file:
         file.write(b"new!")
-    assert view == b"new!"
+    assert bytes(view) == b"new!"
     assert view.readonly
 
 
@@ -96,7 +96,7 @@ def test_descriptors_are_given_back(regions: Regions, key: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "/", "..", ".", "a/b", "../etc/passwd", "/../x", "nul\0", "\ud800", "x" * 300])
 def test_refuses_keys_that_leave_the_directory(regions: Regions, name: str) -> None:
-    with pytest.raises(InvalidRequest, match="^key: "):
+    with pytest.raises(InvalidRequest, match=r"^key: "):
         regions.register("r", name, 0, 10)
 
 
@@ -106,13 +106,13 @@ def test_refuses_what_is_no_memory_object(regions: Regions) -> None:
         regions.register("r", name, 0, 10)
     os.symlink("/etc/passwd", f"/dev/shm/{name}")
     try:
-        with pytest.raises(InvalidRequest, match="^key: "):
+        with pytest.raises(InvalidRequest, match=r"^key: "):
             regions.register("r", name, 0, 10)
     finally:
         os.unlink(f"/dev/shm/{name}")
     os.mkfifo(f"/dev/shm/{name}")
     try:
-        with pytest.raises(InvalidRequest, match="^key: "):
+        with pytest.raises(InvalidRequest, match=r"^key: "):
             regions.register("r", name, 0, 10)
     finally:
         os.unlink(f"/dev/shm/{name}")
@@ -120,7 +120,13 @@ def test_refuses_what_is_no_memory_object(regions: Regions) -> None:
 
 @pytest.mark.parametrize(
     ("offset", "byte_size", "field"),
-    [(0, SIZE + 1, "byte_size"), (SIZE, 1, "byte_size"), (-1, 1, "offset"), (0, 0, "byte_size"), (2**63, 1, "byte_size")],
+    [
+        (0, SIZE + 1, "byte_size"),
+        (SIZE, 1, "byte_size"),
+        (-1, 1, "offset"),
+        (0, 0, "byte_size"),
+        (2**63, 1, "byte_size"),
+    ],
 )
 def test_refuses_sizes_that_lie(regions: Regions, key: str, offset: int, byte_size: int, field: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field}: "):

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from sluice.config.settings import Workers
 from sluice.errors import ConfigError
 from sluice.workers import devices

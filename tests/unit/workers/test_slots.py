@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+
 from sluice.request import encode_bytes
 from sluice.spec import BYTES
 from sluice.workers.slots import ALIGNMENT, Slot, aligned, array_at

@@ -106,7 +106,7 @@ class OpenInference:
 
 
 def _cancel_on_disconnect(call: Call) -> None:
-    """Queued work is dropped when nobody waits for it any more; under another ASGI server it is computed for nothing."""
+    """Drop queued work that nobody waits for any more; another ASGI server would not tell us, and it runs on."""
     task = asyncio.current_task()
     on_disconnect = call.scope.get(ON_DISCONNECT)
     if task is not None and on_disconnect is not None:

@@ -135,15 +135,18 @@ class Connection(asyncio.Protocol):
             return
         self._last_data = self._loop.time()
         newest = self._newest
-        if self._in_headers:
-            self._header_bytes += len(data)
-        elif newest is not None and newest.more_body:
+        in_headers = self._in_headers
+        in_body = not in_headers and newest is not None and newest.more_body
+        if in_body and newest is not None:
             self._body_wire_bytes += len(data)
             if self._body_wire_bytes > CHUNK_OVERHEAD * newest.body_bytes + len(data) + self._limits.max_header_bytes:
                 self._refuse(400, f"{_MALFORMED}: the body's chunks are mostly framing")
                 return
         self._parse(data)
         if self._in_headers:
+            # Headers that began behind another request in this read are counted from the next read on.
+            if in_headers or (self._newest is newest and not in_body):
+                self._header_bytes += len(data)
             if self._header_bytes > self._limits.max_header_bytes:
                 self._refuse_headers()
             else:
@@ -156,9 +159,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.writing_paused = True
-        self._unwritten = self._transport.get_write_buffer_size()
-        self._write_progress = self._loop.time()
-        self._arm(self._write_progress + self._limits.body_timeout)
+        self._watch_writing()
 
     def resume_writing(self) -> None:
         self.writing_paused = False
@@ -323,10 +324,10 @@ class Connection(asyncio.Protocol):
 
     def _deadline(self) -> tuple[float, Callable[[], None]] | None:
         """Until when the client has to do something, and what happens otherwise; None: it is our turn."""
+        if self.writing_paused or self._transport.is_closing():
+            return self._write_progress + self._limits.body_timeout, self.abort
         if self._lingering_until:
             return self._lingering_until, self.abort
-        if self.writing_paused:
-            return self._write_progress + self._limits.body_timeout, self.abort
         if self._reading_paused or self._discarding:
             return None
         if self._in_headers:
@@ -337,10 +338,16 @@ class Connection(asyncio.Protocol):
             return self.idle_since + self._limits.keep_alive, self.close
         return None
 
+    def _watch_writing(self) -> None:
+        """From now on the client has to take what is written; every byte it takes gives it more time."""
+        self._unwritten = self._transport.get_write_buffer_size()
+        self._write_progress = self._loop.time()
+        self._arm(self._write_progress + self._limits.body_timeout)
+
     def _look(self) -> None:
         self._timer = None
         unwritten = self._transport.get_write_buffer_size()
-        if self.writing_paused and unwritten < self._unwritten:
+        if unwritten < self._unwritten:
             self._unwritten = unwritten
             self._write_progress = self._loop.time()
         due = self._deadline()
@@ -389,7 +396,7 @@ class Connection(asyncio.Protocol):
                 self._waiting.clear()
                 self._linger()
             else:
-                self._transport.close()
+                self.close()
             return
         if self._waiting:
             self._start(self._waiting.popleft())
@@ -450,6 +457,8 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Close when everything written has been sent."""
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            self._watch_writing()
 
     def abort(self) -> None:
         self._transport.abort()

@@ -84,7 +84,7 @@ class FakeCatalog:
         rows = [IndexRow("echo", "1", "READY", ""), IndexRow("bad", "1", "UNAVAILABLE", "broken file")]
         return rows[:1] if ready else rows
 
-    async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] = {}) -> None:  # noqa: B006
+    async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] = {}) -> None:
         self._check(name)
         if self.error is not None:
             raise self.error
@@ -178,7 +178,7 @@ class Wire:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Answer:  # noqa: B006
+    async def request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}) -> Answer:
         lines = [f"{method} {path} HTTP/1.1", "Host: test", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         await self.send("\r\n".join([*lines, "", ""]).encode() + body)

@@ -1,0 +1,229 @@
+"""Every model's way from load to gone, with real workers and without front ends."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import graphs
+import numpy as np
+import pytest
+
+from sluice.app import App
+from sluice.catalog import Catalog, IndexRow
+from sluice.config.settings import Models, Settings, Workers
+from sluice.errors import InvalidRequest, ModelError, NotReady, UnknownModel, Unsupported
+from sluice.request import InferRequest, Tensor
+
+Opened = Callable[..., AbstractAsyncContextManager[App]]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    """The inner parts of a server on the test's repository, its models loaded."""
+
+    @asynccontextmanager
+    async def open_app(workers: int = 1, **models: object) -> AsyncIterator[App]:
+        section = Models.model_validate({"repository": tmp_path, "python_directories": [tmp_path], **models})
+        app = App(Settings(models=section, workers=Workers(device="cpu", count=workers)))
+        try:
+            await app.pool.start()
+            await app.catalog.load_all()
+            yield app
+        finally:
+            await app.close()
+
+    return open_app
+
+
+async def total(app: App, *ids: int, version: str = "", name: str = "tagger") -> int:
+    data = np.array([ids], "<i8")
+    request = InferRequest(name, version, (Tensor("input_ids", "INT64", data.shape, data.tobytes()),))
+    response = await app.engine.infer(request)
+    return int(next(one for one in response.outputs if one.name == "total").array()[0, 0])
+
+
+def states(catalog: Catalog) -> dict[tuple[str, str], str]:
+    return {(row.name, row.version): row.state for row in catalog.index()}
+
+
+async def test_a_bad_model_has_its_reason_and_stops_no_other(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path)
+    (tmp_path / "garbage" / "1").mkdir(parents=True)
+    (tmp_path / "garbage" / "1" / "model.onnx").write_bytes(b"nothing of the kind")
+    (tmp_path / "empty").mkdir()
+    graphs.tagger(tmp_path, "typo")
+    (tmp_path / "typo" / "model.toml").write_text("max_batch_row = 4\n")
+    async with opened() as app:
+        rows = {row.name: row for row in app.catalog.index()}
+        assert rows["tagger"] == IndexRow("tagger", "1", "READY", "")
+        assert [row.name for row in app.catalog.index(ready=True)] == ["tagger"]
+        assert "model.onnx" in rows["garbage"].reason
+        assert "no version directory" in rows["empty"].reason
+        assert "max_batch_row" in rows["typo"].reason
+        assert await total(app, 1, 2) == 6
+        for name in ("garbage", "empty", "typo"):
+            assert rows[name].state == "UNAVAILABLE"
+            with pytest.raises(NotReady, match=f"'{name}' version .* is not at ready state: ."):
+                app.catalog.metadata(name)
+
+
+async def test_only_the_models_named_are_loaded(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, "a")
+    graphs.tagger(tmp_path, "b")
+    async with opened(load=["b", "missing"]) as app:
+        assert states(app.catalog) == {
+            ("a", ""): "UNAVAILABLE",
+            ("b", "1"): "READY",
+            ("missing", ""): "UNAVAILABLE",
+        }
+        with pytest.raises(NotReady, match="it is not loaded"):
+            app.catalog.live("a")
+        await app.catalog.load("a")
+        assert await total(app, 1, name="a") == 2
+
+
+async def test_reloading_takes_only_what_changed(opened: Opened, tmp_path: Path) -> None:
+    (tmp_path / "tagger").mkdir()
+    (tmp_path / "tagger" / "model.toml").write_text('[versions]\npolicy = "all"\n')
+    graphs.tagger(tmp_path, version="1", factor=10)
+    graphs.tagger(tmp_path, version="2", factor=20)
+    async with opened() as app:
+        first, second = app.catalog.live("tagger", "1"), app.catalog.live("tagger")
+        assert second.number == "2"
+        graphs.tagger(tmp_path, version="2", factor=2000)
+        graphs.tagger(tmp_path, version="3", factor=30)
+        await app.catalog.load("tagger")
+        assert app.catalog.live("tagger", "1") is first
+        assert app.catalog.live("tagger", "2") is not second
+        assert app.catalog.live("tagger").number == "3"
+        assert [await total(app, 1, version=version) for version in ("1", "2", "3", "")] == [10, 2000, 30, 30]
+        assert app.catalog.metadata("tagger").versions == ("1", "2", "3")
+
+
+async def test_a_change_that_cannot_be_loaded_leaves_the_old_one_serving(opened: Opened, tmp_path: Path) -> None:
+    path = graphs.tagger(tmp_path)
+    async with opened() as app:
+        path.write_bytes(b"nothing of the kind")
+        with pytest.raises(ModelError, match="failed to load 'tagger'"):
+            await app.catalog.load("tagger")
+        assert await total(app, 1, 2) == 6
+        assert states(app.catalog) == {("tagger", "1"): "READY"}
+
+
+async def test_a_version_that_left_the_disk_leaves_at_the_next_load(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, version="1", factor=10)
+    async with opened() as app:
+        graphs.tagger(tmp_path, version="2", factor=20)
+        await app.catalog.load("tagger")
+        assert await total(app, 1) == 20
+        assert states(app.catalog) == {("tagger", "1"): "UNAVAILABLE", ("tagger", "2"): "READY"}
+        with pytest.raises(NotReady, match="'tagger' version 1 is not at ready state: unloaded"):
+            await total(app, 1, version="1")
+
+
+async def test_unloading_waits_for_what_was_accepted(opened: Opened, tmp_path: Path) -> None:
+    gate = tmp_path / ".gate"
+    graphs.python_echo(tmp_path, gate=gate)
+    async with opened() as app:
+        gate.touch()
+        tensor = Tensor("x", "INT64", (1, 1), bytes(8))
+        accepted = asyncio.create_task(app.engine.infer(InferRequest("echo", "", (tensor,))))
+        await asyncio.sleep(0)
+        unloading = asyncio.create_task(app.catalog.unload("echo"))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert states(app.catalog) == {("echo", "1"): "UNLOADING"}
+        with pytest.raises(NotReady):
+            await app.engine.infer(InferRequest("echo", "", (tensor,)))
+        gate.unlink()
+        assert (await accepted).outputs[0].array().tolist() == [[0]]
+        await unloading
+        assert states(app.catalog) == {("echo", "1"): "UNAVAILABLE"}
+        await app.catalog.unload("echo")
+        await app.catalog.load("echo")
+        assert states(app.catalog) == {("echo", "1"): "READY"}
+        with pytest.raises(UnknownModel):
+            await app.catalog.unload("nothing")
+
+
+async def test_files_and_a_configuration_can_come_with_the_request(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, factor=10)
+    elsewhere = graphs.tagger(tmp_path / ".elsewhere", factor=70).read_bytes()
+    async with opened() as app:
+        with pytest.raises(InvalidRequest, match="'config'"):
+            await app.catalog.load("tagger", None, {"1/model.onnx": elsewhere})
+        config = json.dumps({"max_batch_size": 3})
+        await app.catalog.load("tagger", config, {"1/model.onnx": elsewhere})
+        assert await total(app, 1) == 70
+        assert app.catalog.configuration("tagger")["max_batch_size"] == 3
+        await app.catalog.load("tagger", config)
+        assert await total(app, 1) == 10
+        await app.catalog.load("brand new", "{}", {"5/model.onnx": elsewhere})
+        assert await total(app, 1, name="brand new", version="5") == 70
+
+
+async def test_files_of_a_failed_load_do_not_cost_the_ones_in_use(opened: Opened, tmp_path: Path) -> None:
+    given = graphs.tagger(tmp_path / ".elsewhere", factor=70).read_bytes()
+    async with opened() as app:
+        await app.catalog.load("sent", "{}", {"1/model.onnx": given})
+        with pytest.raises(ModelError):
+            await app.catalog.load("sent", "{}", {"1/model.onnx": b"nothing of the kind"})
+        with pytest.raises(UnknownModel):  # there is no such directory in the repository
+            await app.catalog.load("sent")
+        assert app.catalog.live("sent").files.path.read_bytes() == given
+        kept = app.catalog.live("sent").files.directory
+        await app.catalog.unload("sent")
+        assert not kept.exists()
+
+
+@pytest.mark.parametrize("path", ["../outside/model.onnx", "/etc/x", "", "1/../../x", ".hidden/x", "1/" * 9 + "x"])
+async def test_files_stay_in_their_model(opened: Opened, path: str) -> None:
+    async with opened() as app:
+        with pytest.raises(InvalidRequest):
+            await app.catalog.load("m", "{}", {path: b""})
+
+
+async def test_control_can_be_taken_away(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path)
+    async with opened(control=False) as app:
+        with pytest.raises(Unsupported, match=r"models\.control"):
+            await app.catalog.load("tagger")
+        with pytest.raises(Unsupported, match=r"models\.control"):
+            await app.catalog.unload("tagger")
+        assert await total(app, 1) == 2
+
+
+async def test_code_runs_only_from_where_the_operator_allows(opened: Opened, tmp_path: Path) -> None:
+    graphs.python_echo(tmp_path)
+    async with opened(python_directories=[]) as app:
+        assert states(app.catalog) == {("echo", "1"): "UNAVAILABLE"}
+        assert "models.python_directories" in app.catalog.index()[0].reason
+        source = (tmp_path / "echo" / "1" / "model.py").read_bytes()
+        with pytest.raises(ModelError, match="python_directories"):
+            await app.catalog.load("echo", "{}", {"1/model.py": source})
+
+
+async def test_a_model_on_some_workers_only(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path)
+    (tmp_path / "tagger" / "model.toml").write_text("instances = 1\n")
+    async with opened(workers=2) as app:
+        key = app.catalog.live("tagger").lane.key
+        assert [worker.holds(key) for worker in app.pool.workers].count(True) == 1
+        assert await total(app, 3) == 6
+
+
+async def test_a_repository_that_is_not_there(opened: Opened, tmp_path: Path) -> None:
+    async with opened(repository=tmp_path / "nothing") as app:
+        assert app.catalog.index() == []
+        with pytest.raises(UnknownModel):
+            app.catalog.live("x")
+
+
+async def test_two_loads_at_once_are_one_after_the_other(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path)
+    async with opened() as app:
+        graphs.tagger(tmp_path, factor=50)
+        await asyncio.gather(*(app.catalog.load("tagger") for _ in range(4)))
+        assert await total(app, 1) == 50
