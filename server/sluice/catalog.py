@@ -20,7 +20,16 @@ from typing import Any, TypeVar
 
 from sluice.admission.validation import Rules
 from sluice.config import settings as config
-from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, SluiceError, UnknownModel, Unsupported
+from sluice.errors import (
+    InvalidRequest,
+    ModelError,
+    ModelFailed,
+    NotReady,
+    SluiceError,
+    UnknownModel,
+    Unsupported,
+    WorkerLost,
+)
 from sluice.request import Tensor
 from sluice.scheduler.entry import Limits, Work
 from sluice.scheduler.loop import Lane, Scheduler
@@ -113,6 +122,7 @@ class Catalog:
         self._models: dict[str, dict[str, _Status]] = {}
         self._latest: dict[str, Version] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+        self._alone = asyncio.Lock()
         self._overlays: dict[str, list[Path]] = {}
         self._generations = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -313,7 +323,7 @@ class Catalog:
         else:
             statuses[files.version] = _Status(LOADING)
         try:
-            version = await self._load(files, fingerprint, old.version if old else None)
+            version = await self._load_twice(files, fingerprint, old.version if old else None)
         except Exception as error:  # whatever one version does must not stop the others
             expected = isinstance(error, SluiceError)
             reason = error.message if isinstance(error, SluiceError) else f"internal error: {error!r:.200}"
@@ -330,6 +340,17 @@ class Catalog:
         if replaced is not None:
             self._in_background(self._drain(replaced))
         return ""
+
+    async def _load_twice(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
+        """A worker that died while several versions were loading does not tell which of them it died of: each is
+        tried once more, alone."""
+        try:
+            return await self._load(files, fingerprint, old)
+        except WorkerLost as error:
+            log.warning("model '%s' version %s: %s; loading it again", files.model, files.version, error.message)
+        async with self._alone:
+            await asyncio.gather(*(worker.back() for worker in self._pool.workers))
+            return await self._load(files, fingerprint, old)
 
     async def _load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         began = time.monotonic()

@@ -86,7 +86,7 @@ class Timeline:
 
 @dataclass(slots=True)
 class InferRequest:
-    """What a client asked. `parameters` are as sent: `admission/validation.py` gives the reserved ones their meaning."""
+    """What a client asked. `parameters` are as sent; `admission/validation.py` gives the reserved ones a meaning."""
 
     model: str
     version: str

@@ -45,7 +45,10 @@ def value(name: str, datatype: str, shape: list[int | str | None]) -> onnx.Value
 
 
 def identity(
-    repository: Path, name: str = "identity", datatypes: tuple[str, ...] = ("FP32",), shape: tuple[int | str, ...] = ("batch", "n")
+    repository: Path,
+    name: str = "identity",
+    datatypes: tuple[str, ...] = ("FP32",),
+    shape: tuple[int | str, ...] = ("batch", "n"),
 ) -> Path:  # fmt: skip
     """Each INPUT<i> comes back as OUTPUT<i>."""
     nodes, inputs, outputs = [], [], []
@@ -101,7 +104,7 @@ def scaled_by_batch(repository: Path, name: str = "mingled") -> Path:
 
 def lookup(repository: Path, name: str = "lookup", rows: int = 100) -> Path:
     """input_ids [batch, sequence] -> the mean of table rows [batch, 8]; ids beyond `rows` are refused by the model."""
-    table = np.random.default_rng(0).standard_normal((rows, 8)).astype(np.float32)
+    table: np.ndarray[Any, Any] = np.random.default_rng(0).standard_normal((rows, 8)).astype(np.float32)
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["vectors"], axis=0),
         helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
@@ -110,7 +113,7 @@ def lookup(repository: Path, name: str = "lookup", rows: int = 100) -> Path:
         helper.make_node("ReduceSum", ["kept", "one"], ["embedding"], keepdims=0),
     ]
     ids = [value(one, "INT64", ["batch", "sequence"]) for one in ("input_ids", "attention_mask")]
-    constants: dict[str, np.ndarray[Any, Any]] = {"table": table, "last": np.array([2], np.int64), "one": np.array([1], np.int64)}
+    constants = {"table": table, "last": np.array([2], np.int64), "one": np.array([1], np.int64)}
     return save(
         repository / name / "1" / "model.onnx", nodes, ids, [value("embedding", "FP32", ["batch", 8])], constants
     )

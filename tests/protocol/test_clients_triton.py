@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc.aio
 import tritonclient.http.aio
-from clients import MODULES, Array, given, ids, open_client, wanted
+from clients import MODULES, given, ids, open_client, wanted
 from conftest import Server, end, launch
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 from wires import wait_until
@@ -63,7 +63,7 @@ def as_json(protocol: str) -> dict[str, bool]:
     return {"as_json": True} if protocol == "grpc" else {}
 
 
-def made_up(datatype: str, shape: tuple[int, ...]) -> Array:
+def made_up(datatype: str, shape: tuple[int, ...]) -> Any:
     """Values of a datatype that tell mistakes in byte order, sign and width apart."""
     count = int(np.prod(shape))
     if datatype == "BOOL":

@@ -17,7 +17,7 @@ from conftest import Server, StartServer, end, launch
 from error_cases import CASES, GOOD, MESSAGE_LIMIT, Both, Case, echo
 from grpc import StatusCode
 from tritonclient.grpc import service_pb2 as pb
-from wires import PATIENCE, Ask, call, channel, connect, http_call, method_of, read_reply, wait_until
+from wires import PATIENCE, Ask, call, channel, connect, http_call, method_of, wait_until
 
 from sluice import errors
 from sluice.frontends import status
@@ -28,7 +28,7 @@ ELSEWHERE = {
     errors.ConfigError: "stops the start",
     errors.Cancelled: "nobody is left to receive it: see test_cancelled_work_leaves_the_queue",
     errors.Stopping: "see test_stopping",
-    errors.TooSlow: "HTTP only: see test_nasties.py",
+    errors.TooSlow: "HTTP only: see test_nasty_http.py",
     errors.WorkerLost: "see test_a_request_that_kills_its_workers",
 }
 
@@ -190,12 +190,11 @@ def test_stopping(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(tmp_path / "models", *flags, "--lame-duck", "3")
     gate.touch()
     body = echo(1).json()
-    with ThreadPoolExecutor(2) as pool, connect(server) as kept, channel(server) as opened:
+    with ThreadPoolExecutor(2) as pool, channel(server) as opened:
         over_http = pool.submit(http_call, server, "POST", "/v2/models/echo/infer", body)
         over_grpc = pool.submit(method_of(opened, "ModelInfer"), echo(2).message())
         wait_until(gate.with_suffix(".held").exists, "a batch stands at the gate")
-        kept.sendall(b"GET /v2/health/ready HTTP/1.1\r\n\r\n")
-        assert read_reply(kept).status == 200
+        assert http_call(server, "GET", "/v2/health/ready").status == 200
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: http_call(server, "GET", "/v2/health/ready").status == 503, "it says it is not ready")
         assert http_call(server, "GET", "/v2/models/echo/ready").status == 503

@@ -55,9 +55,7 @@ class Crowd:
         tagged.check(result.as_numpy("tokens"), result.as_numpy("total"))
 
     async def _run(self, client: Any, module: Any) -> None:
-        tasks = [
-            asyncio.create_task(self._ask(client, module, Tagged.random(self.random))) for _ in range(REQUESTS)
-        ]
+        tasks = [asyncio.create_task(self._ask(client, module, Tagged.random(self.random))) for _ in range(REQUESTS)]
         for victim in self.random.sample(tasks, REQUESTS // 8):
             # Some before they are sent, some queued, some running: another answer comes in between.
             if self.random.random() < 0.7:
@@ -115,9 +113,7 @@ def test_batches_form_from_what_waits(server: Server, gate: Gate) -> None:
     generator = random.Random(0)
     tagged = [Tagged.random(generator, longest=8) for _ in range(40)]
     before = statistics(server, "tagger")
-    answers = together(
-        server, gate, "tagger", [{"input_ids": one.ids, "attention_mask": one.mask} for one in tagged]
-    )
+    answers = together(server, gate, "tagger", [{"input_ids": one.ids, "attention_mask": one.mask} for one in tagged])
     for one, answer in zip(tagged, answers, strict=True):
         one.check(answer.as_numpy("tokens"), answer.as_numpy("total"))
     after = statistics(server, "tagger")

@@ -1,4 +1,4 @@
-"""Whatever ends a client's wait removes its queued work at once, while the only worker is busy; nothing dead is computed.
+"""Whatever ends a client's wait removes its queued work at once, and nothing dead is computed.
 
 The worker is held by the gate of the echo model, so that requests to the tagger can only wait."""
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as aio_grpc
+import tritonclient.http as triton_http
 import tritonclient.http.aio as aio_http
 from conftest import Server, end, launch
 from traffic import Gate, connect, executions, int64, pending, post, statistics, until
@@ -55,8 +56,8 @@ def queued(server: Server, count: int = 1) -> None:
     until(lambda: pending(server, "tagger") == count, f"{count} requests wait")
 
 
-def inputs() -> list[Any]:
-    return int64(triton_grpc, input_ids=np.array([[1, 2]], np.int64))
+def inputs(client: Any = triton_grpc) -> list[Any]:
+    return int64(client, input_ids=np.array([[1, 2]], np.int64))
 
 
 def failures(server: Server, reason: str) -> float:
@@ -112,7 +113,7 @@ def test_an_http_client_that_resets(busy: Server) -> None:
 def test_an_http_task_that_is_cancelled(busy: Server) -> None:
     async def ask_and_leave() -> None:
         async with aio_http.InferenceServerClient(busy.netloc) as client:
-            task = asyncio.create_task(client.infer("tagger", inputs()))
+            task = asyncio.create_task(client.infer("tagger", inputs(triton_http)))
             await asyncio.to_thread(queued, busy)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from conftest import Server
@@ -29,6 +30,20 @@ def until(condition: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"never came true: {what}"
+
+
+def named_memory(*pids: int) -> list[str]:
+    """What these processes share under a name, which is what could be left behind."""
+    maps = [line for pid in pids for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return [line for line in maps if "/dev/shm/" in line]
+
+
+def gone(process: psutil.Process) -> bool:
+    """It ended; that nobody has reaped an orphan yet is not its fault."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 @dataclass(frozen=True)

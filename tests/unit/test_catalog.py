@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from sluice.catalog import Catalog, IndexRow
 from sluice.config.settings import Models, Settings, Workers
 from sluice.errors import InvalidRequest, ModelError, NotReady, UnknownModel, Unsupported
 from sluice.request import InferRequest, Tensor
+from sluice.workers.worker import State
 
 Opened = Callable[..., AbstractAsyncContextManager[App]]
 
@@ -227,3 +230,69 @@ async def test_two_loads_at_once_are_one_after_the_other(opened: Opened, tmp_pat
         graphs.tagger(tmp_path, factor=50)
         await asyncio.gather(*(app.catalog.load("tagger") for _ in range(4)))
         assert await total(app, 1) == 50
+
+
+KILLER = """
+import os
+
+
+class Model:
+    def load(self, directory, parameters):
+        os._exit(3)
+
+    def run(self, inputs):
+        return inputs
+"""
+
+
+async def test_a_model_that_kills_its_worker_while_loading_takes_no_other_with_it(
+    opened: Opened, tmp_path: Path
+) -> None:
+    for number in range(3):
+        graphs.tagger(tmp_path, f"tagger{number}", factor=number + 2)
+    directory = graphs.python_echo(tmp_path, "killer")
+    (directory / "1" / "model.py").write_text(KILLER)
+    async with opened(workers=2) as app:
+        rows = {row.name: row for row in app.catalog.index()}
+        assert rows.pop("killer").state == "UNAVAILABLE"
+        assert {row.state for row in rows.values()} == {"READY"}
+        for number in range(3):
+            assert await total(app, 1, name=f"tagger{number}") == number + 2
+        with pytest.raises(ModelError, match="died"):
+            await app.catalog.load("killer")
+        await asyncio.gather(*(worker.back() for worker in app.pool.workers))
+        assert app.catalog.capable()
+        assert [await total(app, 1, name=f"tagger{number}") for number in range(3)] == [2, 3, 4]
+
+
+async def test_workers_that_come_back_hold_what_was_loaded_meanwhile(opened: Opened, tmp_path: Path) -> None:
+    for number in range(3):
+        graphs.tagger(tmp_path, f"tagger{number}")
+    async with opened(workers=2) as app:
+        first, second = app.pool.workers
+        graphs.tagger(tmp_path, "late", factor=9)
+        os.kill(first.pid, signal.SIGKILL)
+        while first.state is State.RUNNING:
+            await asyncio.sleep(0)
+        await app.catalog.load("late")
+        await first.back()
+        os.kill(second.pid, signal.SIGKILL)
+        assert await total(app, 1, name="late") == 9
+        await second.back()
+        versions = [app.catalog.live(name) for name in ("tagger0", "tagger1", "tagger2", "late")]
+        assert all(worker.holds(version.lane.key) for worker in (first, second) for version in versions)
+
+
+async def test_a_worker_that_dies_while_it_is_probed(opened: Opened, tmp_path: Path) -> None:
+    gate = tmp_path / ".gate"
+    graphs.python_echo(tmp_path, gate=gate)
+    async with opened(load=[]) as app:
+        gate.touch()
+        loading = asyncio.create_task(app.catalog.load("echo"))
+        while not gate.with_suffix(".held").exists():
+            await asyncio.sleep(0)
+        os.kill(app.pool.workers[0].pid, signal.SIGKILL)
+        gate.unlink()
+        await loading
+        assert states(app.catalog) == {("echo", "1"): "READY"}
+        assert app.catalog.metadata("echo").properties["padding"] == "any"

@@ -168,8 +168,8 @@ def _queue_timeout(parameters: Mapping[str, Parameter]) -> float | None:
 
 def _integer(parameters: Mapping[str, Parameter], name: str) -> int:
     value = parameters.get(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InvalidRequest(f"parameter '{name}' must be an integer that is not negative, got {value!r:.40}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 64:
+        raise InvalidRequest(f"parameter '{name}' must be an integer from 0 to {2**64 - 1}, got {value!r:.40}")
     return value
 
 

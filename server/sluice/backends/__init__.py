@@ -1,1 +1,4 @@
-"""What runs a model, behind one narrow waist. Loaded only inside worker processes; imports only the nouns; start at base.py."""
+"""What runs a model, behind one narrow waist; loaded only inside worker processes.
+
+May import the nouns; start at base.py.
+"""

@@ -126,8 +126,8 @@ def _check_log(name: str, value: LogValue) -> None:
         if not isinstance(value, bool):
             raise InvalidRequest(f"log setting '{name}' must be true or false, not {value!r}")
     elif name == "log_verbose_level":
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise InvalidRequest(f"log setting '{name}' must be an integer from 0, not {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+            raise InvalidRequest(f"log setting '{name}' must be an integer from 0 to {2**32 - 1}, not {value!r}")
     elif name == "log_format":
         if value not in _LOG_FORMATS:
             raise InvalidRequest(f"log setting '{name}' must be 'default' or 'ISO8601', not {value!r}")

@@ -89,6 +89,7 @@ class Worker:
         self._born = 0.0
         self._early_deaths = 0
         self._life: asyncio.Task[None] | None = None
+        self._bringing_back = asyncio.Lock()
 
     # What the scheduler asks.
 
@@ -145,7 +146,6 @@ class Worker:
             )
         except Exception:
             log.exception("cannot assemble a batch of %s", batch.key)
-            self._job = None
             self._scheduler.failed(batch, InternalError("internal error while assembling the batch"))
             return
         started = time.monotonic()
@@ -212,6 +212,11 @@ class Worker:
         if self._process is not None:
             self._process.send(wire.Unload(key))
 
+    async def back(self) -> None:
+        """Until it runs and holds its versions again, if it died."""
+        while self._life is not None and not self._life.done():
+            await asyncio.wait({self._life})
+
     # Its lives.
 
     async def start(self) -> None:
@@ -249,26 +254,31 @@ class Worker:
         self._changed()
 
     async def _bring_back_all(self) -> None:
+        """Load and warm every resident that this life does not have; one at a time, whoever asks for it."""
         tried: set[str] = set()
-        while missing := self._residents.keys() - self._loaded - tried:
-            key = min(missing)
-            tried.add(key)
-            resident = self._residents[key]
-            try:
-                await self.load(resident.load)
-                for work in resident.warm_up:
-                    await self.trial(key, resident.spec, [work])
-            except (ModelFailed, InvalidRequest):
-                pass  # a model that refuses made-up input cannot be warmed, and serves all the same
-            except ModelError as error:
-                log.error("worker %s cannot load %s again: %s", self.device.name, key, error.message)
-                continue
-            except WorkerLost:
-                return
-            if key in self._residents:
-                self._serving.add(key)
-                self._scheduler.wake()
-                self._changed()
+        async with self._bringing_back:
+            while missing := self._residents.keys() - self._loaded - tried:
+                key = min(missing)
+                tried.add(key)
+                try:
+                    await self._bring_back(key, self._residents[key])
+                except ModelError as error:
+                    log.error("worker %s cannot load %s again: %s", self.device.name, key, error.message)
+                except WorkerLost:
+                    if self.state is not State.RUNNING:
+                        return  # its next life begins anew
+
+    async def _bring_back(self, key: str, resident: Resident) -> None:
+        await self.load(resident.load)
+        try:
+            for work in resident.warm_up:
+                await self.trial(key, resident.spec, [work])
+        except (ModelFailed, InvalidRequest):
+            pass  # a model that refuses made-up input cannot be warmed, and serves all the same
+        if key in self._residents:
+            self._serving.add(key)
+            self._scheduler.wake()
+            self._changed()
 
     def _gone(self, how: str) -> None:
         if self.state is State.CLOSED:
@@ -296,7 +306,11 @@ class Worker:
         assert self._process is not None
         job.slot, self._next_slot = self._next_slot, 1 - self._next_slot
         self._job = job
-        self._ring(job)
+        try:
+            self._ring(job)
+        except BaseException:
+            self._job = None
+            raise
 
     def _ring(self, job: Job) -> None:
         slot = self._slots[job.slot]
@@ -325,11 +339,20 @@ class Worker:
                 job.failed(InvalidRequest(reason) if refused else ModelFailed(reason))
                 self._scheduler.wake()
             case wire.Overflow(number, size) if (job := self._job) is not None and job.number == number:
-                self._slots[job.slot].grow(size)
-                self._ring(job)
-
+                self._ring_again(job, size)
             case wire.Logged(level, logger, text):
                 logging.getLogger(logger).log(level, text, extra={"worker": self.device.name})
+
+    def _ring_again(self, job: Job, size: int) -> None:
+        """In a slot with room for the outputs as well."""
+        try:
+            self._slots[job.slot].grow(size)
+            self._ring(job)
+        except (OSError, ValueError, OverflowError) as error:
+            log.error("worker %s: no slot of %d bytes can be had: %s", self.device.name, size, error)
+            self._job = None
+            job.failed(ModelFailed(f"its outputs need {size} bytes, which cannot be had"))
+            self._scheduler.wake()
 
     def _settle_load(self, key: str, outcome: Signature | ModelError) -> None:
         waiting = self._loads.get(key)

@@ -163,8 +163,7 @@ TENSORS = st.builds(
     Tensor,
     st.sampled_from(["input_ids", "attention_mask", "", "other"]),
     st.sampled_from([*sorted(DATATYPES), "", "int64"]),
-    st.lists(st.integers(-2, 2**62), max_size=4).map(tuple)
-    | st.tuples(st.integers(0, 4), st.integers(0, 4)),
+    st.lists(st.integers(-2, 2**62), max_size=4).map(tuple) | st.tuples(st.integers(0, 4), st.integers(0, 4)),
     st.binary(max_size=64),
 )
 VALUES = st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5)
@@ -176,8 +175,7 @@ def test_anything_is_either_refused_or_consistent(inputs: list[Tensor], paramete
     asked = InferRequest("m", "", tuple(inputs), parameters=parameters)
     try:
         work = check(asked, SPEC, RULES)
-    except InvalidRequest as error:
-        assert error.message
+    except InvalidRequest:
         return
     assert 1 <= work.rows <= SPEC.max_batch_rows
     assert 1 <= work.length <= 512

@@ -147,7 +147,7 @@ async def test_a_cancel_removes_queued_work_at_once() -> None:
     stage.device.finish()
     assert stage.device.running == ["stays"]
     stage.device.finish()
-    assert await asyncio.gather(first, stays) == [answer("first"), answer("stays")]
+    assert [await first, await stays] == [answer("first"), answer("stays")]
 
 
 async def test_a_cancel_in_the_turn_of_the_dispatch_reaches_no_worker() -> None:
@@ -379,7 +379,7 @@ async def test_a_turn_given_up_while_waiting_is_nobodys() -> None:
     stage.device.finish()
     await turns()
     stage.device.finish()
-    assert await asyncio.gather(first, waiting) == [answer("first"), answer("a")]
+    assert [await first, await waiting] == [answer("first"), answer("a")]
 
 
 async def test_a_worker_is_given_only_what_it_holds() -> None:

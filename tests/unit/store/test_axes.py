@@ -151,7 +151,7 @@ def test_axes_of_the_same_graphs_as_onnxruntime_reads_them(graph: str, tmp_path:
 
 
 def test_why_a_model_is_not_batched_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="sluice.store"):
         _spec({"X": ("batch", 8)}, {"Y": (1, 8)})
     assert "one request at a time: output 'Y' [1, 8] has no batch axis" in caplog.text
 

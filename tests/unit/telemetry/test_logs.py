@@ -153,13 +153,13 @@ def test_harmless_keys(key: str) -> None:
 
 def test_level_holds_for_ours_and_libraries_start_at_warning(stderr: Captured) -> None:
     logs.configure(Log(format="json", level="debug"))
-    logging.getLogger("uvicorn").addHandler(logging.StreamHandler(sys.stderr))
+    logging.getLogger("asyncio").addHandler(logging.StreamHandler(sys.stderr))
     logs.configure(Log(format="json", level="debug"))
 
     LOGGER.debug("ours")
-    logging.getLogger("uvicorn.error").info("theirs")
+    logging.getLogger("asyncio").info("theirs")
     logging.getLogger("grpc._cython").warning("trouble")
-    logging.getLogger("uvicorn.error").error("more trouble")
+    logging.getLogger("asyncio").error("more trouble")
 
     assert [json.loads(line)["message"] for line in lines(stderr)] == ["ours", "trouble", "more trouble"]
 

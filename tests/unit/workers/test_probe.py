@@ -54,7 +54,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 
 
 def nameless(repository: Path) -> Path:
-    """input_ids [batch, sequence] -> the ids as they are, their sum, and their outer product, all without dimensions."""
+    """input_ids [batch, sequence] -> the ids as they are, their sum, and each twice, all without dimensions."""
     ids = graphs.value("input_ids", "INT64", ["batch", "sequence"])
     constants = {"one": np.array([1], np.int64), "two": np.array([2], np.int64)}
     nodes = [

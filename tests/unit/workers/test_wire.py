@@ -142,9 +142,7 @@ async def test_a_model_is_loaded_run_and_unloaded(far_end: FarEnd, tmp_path: Pat
     path = graphs.identity(tmp_path)
     loaded = await far_end.answer(load(path))
     port = wire.PortMessage("INPUT0", "FP32", ("batch", "n"))
-    assert loaded == Loaded(
-        "k", "onnxruntime_onnx", (port,), (wire.PortMessage("OUTPUT0", "FP32", ("batch", "n")),)
-    )
+    assert loaded == Loaded("k", "onnxruntime_onnx", (port,), (wire.PortMessage("OUTPUT0", "FP32", ("batch", "n")),))
     for number, in_place in enumerate((True, False)):
         done = await far_end.answer(run(far_end.slots[0], number=number, in_place=in_place))
         assert isinstance(done, Done)

@@ -1,0 +1,277 @@
+"""The server's life: live, started and ready in their order, a stop that costs no request, and nothing left behind."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import graphs
+import psutil
+import pytest
+import tritonclient.grpc as triton_grpc
+from conftest import Server, StartServer
+from traffic import PATIENCE, Gate, Load, connect, echo, gone, named_memory, post, until
+
+SLOW_MODEL = '''
+import time
+from pathlib import Path
+
+
+class Model:
+    """Loads only once a file is there."""
+
+    def load(self, directory, parameters):
+        while not Path(parameters["key"]).exists():
+            time.sleep(0.002)
+
+    def run(self, inputs):
+        return {"y": inputs["x"]}
+'''
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    repository = tmp_path / "models"
+    graphs.tagger(repository)
+    return repository
+
+
+@pytest.fixture
+def gate(tmp_path: Path, repository: Path) -> Gate:
+    gate = Gate(tmp_path / "gate")
+    graphs.python_echo(repository, gate=gate.path)
+    return gate
+
+
+@pytest.fixture
+def slow(repository: Path, tmp_path: Path) -> Path:
+    """A model that loads only when the file returned exists."""
+    key = tmp_path / "key"
+    directory = graphs.python_echo(repository, "slow")
+    (directory / "1" / "model.py").write_text(SLOW_MODEL)
+    with (directory / "model.toml").open("a") as file:
+        file.write(f'[parameters]\nkey = "{key}"\n')
+    return key
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def serve(repository: Path, *flags: str) -> list[str]:
+    command = [sys.executable, "-m", "sluice.cli.main", "serve", "--repository", str(repository), "--workers", "2"]
+    return [*command, "--python-directory", str(repository), *flags]
+
+
+@contextlib.contextmanager
+def starting(repository: Path, log: Path) -> Iterator[Server]:
+    """A server that may still be loading; its ports are known beforehand."""
+    http, grpc, metrics = (free_port() for _ in range(3))
+    ports = ["--http-port", str(http), "--grpc-port", str(grpc), "--metrics-port", str(metrics)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            serve(repository, *ports), stdout=subprocess.DEVNULL, stderr=errors, text=True, cwd=log.parent
+        )
+    server = Server(
+        process, f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", f"http://127.0.0.1:{metrics}/metrics", log
+    )
+    try:
+        until(lambda: answers(server), "the server listens")
+        yield server
+    finally:
+        server.stop()
+
+
+def answers(server: Server) -> bool:
+    try:
+        connect(server).close()
+    except OSError:
+        return False
+    return True
+
+
+def health(server: Server) -> tuple[int, int, int]:
+    """The statuses of live, started, ready."""
+    paths = ("live", "started", "ready")
+    statuses = [server.request("GET", f"/v2/health/{path}")[0] for path in paths]
+    return statuses[0], statuses[1], statuses[2]
+
+
+def at_work(server: Server) -> list[psutil.Process]:
+    """The workers of a server that runs. Their memory has no name, so that none can be left behind."""
+    workers = server.workers()
+    assert workers
+    assert not named_memory(server.process.pid, *(worker.pid for worker in workers))
+    return workers
+
+
+def nothing_left(server: Server, workers: list[psutil.Process]) -> None:
+    """No processes, no sockets."""
+    until(lambda: all(gone(worker) for worker in workers), "the workers are gone")
+    for address in (server.netloc, server.grpc, server.metrics.split("/")[2]):
+        host, port = address.split(":")
+        socket.create_server((host, int(port))).close()
+
+
+def test_live_comes_first_and_ready_last(repository: Path, slow: Path, tmp_path: Path) -> None:
+    with starting(repository, tmp_path / "server.log") as server:
+        until(lambda: server.request("GET", "/v2/models/tagger/ready")[0] == 200, "the quick model is loaded")
+        assert health(server) == (200, 503, 503)
+        with triton_grpc.InferenceServerClient(server.grpc) as client:
+            assert client.is_server_live()
+            assert not client.is_server_ready()
+            assert client.is_model_ready("tagger")
+            assert not client.is_model_ready("slow")
+        states = {row["name"]: row["state"] for row in server.request("POST", "/v2/repository/index", {})[1]}
+        assert states == {"tagger": "READY", "slow": "LOADING"}
+        status, body = echo(server, 1, model="slow")
+        assert (status, "not at ready state" in body["error"]) == (503, True)
+        slow.touch()
+        until(lambda: health(server) == (200, 200, 200), "everything is loaded")
+        assert echo(server, 1, model="slow")[0] == 200
+
+
+def test_a_stop_while_models_load(repository: Path, slow: Path, tmp_path: Path) -> None:
+    with starting(repository, tmp_path / "server.log") as server:
+        until(lambda: server.request("GET", "/v2/models/tagger/ready")[0] == 200, "the quick model is loaded")
+        workers = at_work(server)
+        assert server.stop(signal.SIGTERM) == 0
+        nothing_left(server, workers)
+    assert not slow.exists()
+
+
+def test_a_stop_before_anything_is_loaded(repository: Path, tmp_path: Path) -> None:
+    with starting(repository, tmp_path / "server.log") as server:
+        assert server.stop(signal.SIGTERM) == 0
+        assert "Traceback" not in server.output()
+
+
+def test_a_stop_under_load_costs_no_request(repository: Path, start_server: StartServer) -> None:
+    server = start_server(repository, "--lame-duck", "2")
+    workers = at_work(server)
+    load = Load(server)
+    with load.running(clients=3):
+        server.process.send_signal(signal.SIGTERM)
+        # Each client goes on until it is told that the server is unready, or a request fails.
+        assert server.process.wait(PATIENCE) == 0
+    assert not load.failures
+    assert set(load.answers) == {2}
+    nothing_left(server, workers)
+    assert "Traceback" not in server.output()
+
+
+def test_unready_first_and_serving_on(repository: Path, start_server: StartServer) -> None:
+    server = start_server(repository, "--lame-duck", "3600")
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        assert client.is_server_ready()
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.request("GET", "/v2/health/ready")[0] == 503, "the server is unready")
+        assert not client.is_server_ready()
+        assert not client.is_model_ready("tagger")
+        assert client.is_server_live()
+    assert health(server) == (200, 200, 503)
+    body = {"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 1], "data": [1]}]}
+    assert server.request("POST", "/v2/models/tagger/infer", body)[0] == 200
+    assert server.stop(signal.SIGTERM) != 0
+
+
+def test_what_was_accepted_is_answered(repository: Path, gate: Gate, start_server: StartServer) -> None:
+    server = start_server(repository, "--python-directory", str(repository), "--workers", "1", "--lame-duck", "0")
+    gate.path.touch()
+    with ThreadPoolExecutor(2) as pool, connect(server) as client:
+        running = pool.submit(echo, server, 1)
+        until(gate.reached.exists, "a worker computes")
+        client.sendall(post("/v2/models/tagger/infer", {"inputs": [
+            {"name": "input_ids", "datatype": "INT64", "shape": [1, 1], "data": [1]}
+        ]}))  # fmt: skip
+        until(lambda: server.metric("nv_inference_pending_request_count", model="tagger") == 1, "another waits")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not answers(server), "no more connections are accepted")
+        gate.open()
+        assert running.result()[0] == 200
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+    assert server.process.wait(PATIENCE) == 0
+
+
+def test_what_does_not_finish_in_time_is_given_up(repository: Path, gate: Gate, start_server: StartServer) -> None:
+    flags = ["--python-directory", str(repository), "--workers", "1", "--lame-duck", "0", "--drain-timeout", "0.1"]
+    server = start_server(repository, *flags)
+    workers = at_work(server)
+    gate.path.touch()
+    with connect(server) as client:
+        client.sendall(post("/v2/models/echo/infer", {"inputs": [
+            {"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [1]}
+        ]}))  # fmt: skip
+        until(gate.reached.exists, "a worker computes")
+        assert server.stop(signal.SIGTERM) == 0
+        assert client.recv(1000).startswith(b"HTTP/1.1 503")
+    assert "1 requests were not finished" in server.output()
+    nothing_left(server, workers)
+
+
+def test_a_second_signal_ends_it_at_once(repository: Path, gate: Gate, start_server: StartServer) -> None:
+    server = start_server(repository, "--python-directory", str(repository), "--lame-duck", "3600")
+    workers = at_work(server)
+    gate.path.touch()
+    with connect(server) as client:
+        client.sendall(post("/v2/models/echo/infer", {"inputs": [
+            {"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [1]}
+        ]}))  # fmt: skip
+        until(gate.reached.exists, "a worker computes")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.request("GET", "/v2/health/ready")[0] == 503, "the server is unready")
+        assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+    nothing_left(server, workers)
+
+
+def test_an_interrupt_skips_the_lame_duck(repository: Path, start_server: StartServer) -> None:
+    server = start_server(repository, "--lame-duck", "3600")
+    workers = at_work(server)
+    assert server.stop(signal.SIGINT) == 0
+    nothing_left(server, workers)
+
+
+def test_an_interrupt_of_the_whole_process_group(repository: Path, start_server: StartServer) -> None:
+    """As a terminal's Ctrl-C does: the workers hear it as well, and leave it to the server."""
+    server = start_server(repository)
+    load = Load(server)
+    with load.running(clients=1):
+        for process in server.workers():
+            os.kill(process.pid, signal.SIGINT)
+        load.wait_for_more()
+    assert not load.failures
+    assert server.metric("sluice_worker_restarts_total") == 0
+    assert server.stop(signal.SIGINT) == 0
+
+
+def test_silent_connections_do_not_hold_the_stop_up(repository: Path, start_server: StartServer) -> None:
+    server = start_server(repository)
+    with connect(server) as silent, connect(server) as torn:
+        torn.sendall(b"POST /v2/models/tagger/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
+        with triton_grpc.InferenceServerClient(server.grpc) as client:
+            assert client.is_server_ready()
+            silent.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert silent.recv(1000).startswith(b"HTTP/1.1 200")
+            torn.close()
+            assert server.stop(signal.SIGTERM) == 0
+
+
+@pytest.mark.parametrize("port", ["http", "grpc", "metrics"])
+def test_a_port_that_is_taken_is_told(repository: Path, tmp_path: Path, port: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        ports = {"http": "0", "grpc": "0", "metrics": "0", port: str(number)}
+        flags = [part for name, value in ports.items() for part in (f"--{name}-port", value)]
+        result = subprocess.run(
+            serve(repository, *flags), capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE
+        )
+    assert result.returncode == 1
+    assert f"{port}_port" in result.stderr
+    assert str(number) in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,164 @@
+"""Workers die and come back, and nobody who asked for something notices; when the server dies, nothing outlives it."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import graphs
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+from conftest import Server, StartServer
+from traffic import Gate, Load, connect, echo, gone, int64, named_memory, pending, post, until
+from tritonclient.utils import InferenceServerException
+
+WORKERS = 2
+MAX_LOSSES = 3
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path / "gate")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, gate: Gate) -> Path:
+    repository = tmp_path / "models"
+    graphs.tagger(repository)
+    graphs.python_echo(repository, gate=gate.path)
+    return repository
+
+
+@pytest.fixture
+def server(repository: Path, start_server: StartServer) -> Server:
+    """Each test its own, because a worker that dies again and again is brought back later and later."""
+    return start_server(repository, "--python-directory", str(repository), "--workers", str(WORKERS))
+
+
+def restarts(server: Server) -> int:
+    return int(server.metric("sluice_worker_restarts_total"))
+
+
+def all_run(server: Server) -> bool:
+    return server.metric("sluice_workers", state="running") == WORKERS
+
+
+@contextlib.contextmanager
+def always_ready(server: Server) -> Iterator[None]:
+    """Readiness of the server and of its models, asked all the time, is never taken back."""
+    ended, refusals = threading.Event(), list[Any]()
+
+    def ask() -> None:
+        while not ended.is_set():
+            for path in ("/v2/health/ready", "/v2/models/tagger/ready", "/v2/models/echo/ready"):
+                status, body = server.request("GET", path)
+                if status != 200:
+                    refusals.append((path, status, body))
+
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(ask)
+        try:
+            yield
+        finally:
+            ended.set()
+        asking.result()
+    assert not refusals
+
+
+def test_a_killed_worker_costs_no_request(server: Server) -> None:
+    load = Load(server)
+    with always_ready(server), load.running():
+        victim = server.workers()[0]
+        victim.kill()
+        until(lambda: restarts(server) == 1, "the death is noticed")
+        until(lambda: all_run(server), "the worker is replaced")
+        assert victim.pid not in {worker.pid for worker in server.workers()}
+        load.wait_for_more()
+    assert not load.failures
+    assert set(load.answers) == {2}
+
+
+def test_the_batch_of_a_killed_worker_is_computed_again(server: Server, gate: Gate) -> None:
+    gate.path.touch()
+    gate.reached.unlink(missing_ok=True)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(echo, server, 7)
+        until(gate.reached.exists, "a worker computes it")
+        for victim in server.workers():  # whichever it is
+            victim.kill()
+        gate.open()
+        status, body = answer.result()
+    assert status == 200
+    assert body["outputs"][0]["data"] == [7]
+    until(lambda: restarts(server) == WORKERS and all_run(server), "both workers are replaced")
+    until(lambda: server.request("GET", "/v2/health/ready")[0] == 200, "the server is ready again")
+
+
+def test_a_request_that_kills_workers_is_given_up_and_no_other(server: Server) -> None:
+    load = Load(server)
+    with load.running(1):
+        with (
+            triton_grpc.InferenceServerClient(server.grpc) as client,
+            pytest.raises(InferenceServerException, match="died") as caught,
+        ):
+            client.infer("echo", int64(triton_grpc, x=np.array([[999]], np.int64)))
+        assert caught.value.status() == "StatusCode.INTERNAL"
+        until(lambda: all_run(server), "every worker is back")
+        load.wait_for_more()
+    assert restarts(server) == MAX_LOSSES
+    assert not load.failures
+    assert echo(server, 5)[0] == 200
+
+
+def test_requests_beside_a_killer_are_answered(server: Server) -> None:
+    numbers = [1, 2, 999, 3, 4]
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        answers = list(pool.map(lambda number: echo(server, number)[0], numbers))
+    assert answers == [200, 200, 500, 200, 200]
+    assert restarts(server) <= MAX_LOSSES
+
+
+def test_a_worker_that_stands_still_does_not_stop_the_others(server: Server, gate: Gate) -> None:
+    victim = server.workers()[0]
+    victim.suspend()
+    gate.path.touch()
+    gate.reached.unlink(missing_ok=True)
+    with ThreadPoolExecutor(3) as pool:
+        # Of unequal shapes, so that they share no batch: one for each worker, and one that waits.
+        echoes = [pool.submit(echo, server, *range(length)) for length in (1, 2, 3)]
+        until(lambda: pending(server, "echo") == 1 and gate.reached.exists(), "both workers are at work")
+        gate.open()
+        load = Load(server)
+        with load.running():
+            load.wait_for_more(100)
+        victim.resume()
+        assert [answer.result()[0] for answer in echoes] == [200] * 3
+    assert not load.failures
+    assert restarts(server) == 0
+
+
+def test_nothing_outlives_a_killed_server(repository: Path, gate: Gate, start_server: StartServer) -> None:
+    server = start_server(repository, "--python-directory", str(repository))
+    workers = server.workers()
+    assert len(workers) == WORKERS
+    gate.path.touch()
+    gate.reached.unlink(missing_ok=True)
+    with connect(server) as client:
+        body = {"inputs": [{"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [1]}]}
+        client.sendall(post("/v2/models/echo/infer", body))
+        until(gate.reached.exists, "a worker computes")
+        assert not named_memory(server.process.pid, *(worker.pid for worker in workers))
+        os.kill(server.process.pid, signal.SIGKILL)
+        # While the gate is still shut: a computation that goes on does not keep a worker alive.
+        until(lambda: all(gone(worker) for worker in workers), "the workers are gone")
+        gate.open()
+        server.process.wait()
+    for address in (server.netloc, server.grpc, server.metrics.split("/")[2]):
+        host, port = address.split(":")
+        socket.create_server((host, int(port))).close()
