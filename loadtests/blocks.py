@@ -6,6 +6,7 @@ over an engine that answers at once. Prints its ports as a line of JSON and ends
 """
 
 import asyncio
+import contextlib
 import json
 import socket
 import sys
@@ -93,6 +94,8 @@ async def blocks() -> tuple[Ports, Callable[[], Coroutine[Any, Any, None]]]:
 
 class AnswersAtOnce:
     """Stands where the engine stands, and where the catalog and health are asked."""
+
+    reading = contextlib.nullcontext()
 
     async def infer(self, request: Any) -> Any:
         from sluice.request import InferResponse, Tensor

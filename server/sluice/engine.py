@@ -25,12 +25,26 @@ class _Watched:
         self.rows = 0
 
 
+class Reading:
+    """Counts the requests that a front end cannot even read; what it can read is counted by `infer`."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SluiceError):
+            self._record.refused(InferRequest("", "", ()), error)
+
+
 class Engine:
     """Everything a front end needs to have a request answered."""
 
     def __init__(self, catalog: Catalog, record: Record) -> None:
         self._catalog = catalog
         self._record = record
+        self.reading = Reading(record)
         self._accepted = 0
         self._closed = False
         self._finished = asyncio.Event()

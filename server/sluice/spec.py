@@ -59,6 +59,7 @@ class TensorSpec:
     fill: float | None = None  # inputs: value of every element when the client leaves the input out; None = required
     default: bool = True  # outputs: returned when the client asks for nothing in particular
     labels: tuple[str, ...] = ()  # outputs: names for classification
+    foreseen: bool = True  # outputs: rows and length tell the shape, so that it can be written in place
 
 
 class Padding(StrEnum):

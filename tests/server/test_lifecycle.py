@@ -155,7 +155,7 @@ def test_a_stop_before_anything_is_loaded(repository: Path, tmp_path: Path) -> N
 def test_a_stop_under_load_costs_no_request(repository: Path, start_server: StartServer) -> None:
     server = start_server(repository, "--lame-duck", "2")
     workers = at_work(server)
-    load = Load(server)
+    load = Load(server, heed=True)
     with load.running(clients=3):
         server.process.send_signal(signal.SIGTERM)
         # Each client goes on until it is told that the server is unready, or a request fails.

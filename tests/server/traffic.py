@@ -140,10 +140,11 @@ def connect(server: Server) -> socket.socket:
 
 @dataclass
 class Load:
-    """Clients over both protocols that send one request after the other until told, or until the server is unready."""
+    """Clients over both protocols that send one request after the other until told to stop."""
 
     server: Server
     model: str = "tagger"
+    heed: bool = False  # ask whether the server is ready before each request, and stop when it is not
     answers: list[int] = field(default_factory=list)  # total of [[1]] in each answer: which version answered
     failures: list[str] = field(default_factory=list)
     stopping: bool = False
@@ -153,7 +154,7 @@ class Load:
         with module.InferenceServerClient(url) as client:
             inputs = int64(module, input_ids=np.ones((1, 1), np.int64), attention_mask=np.ones((1, 1), np.int64))
             try:
-                while not self.stopping and client.is_server_ready():
+                while not self.stopping and (not self.heed or client.is_server_ready()):
                     result = client.infer(self.model, inputs)
                     with self._more:
                         self.answers.append(int(result.as_numpy("total")[0, 0]))

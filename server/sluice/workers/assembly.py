@@ -50,7 +50,7 @@ def plan(spec: ModelSpec, works: Sequence[Work], *, place_outputs: bool = True) 
     for name in dict.fromkeys(name for work in works for name in work.outputs):
         tensor = spec.output_by_name[name]
         shape = _resized(tensor, tensor.shape, rows, length)
-        if place_outputs and tensor.datatype != BYTES and -1 not in shape:
+        if place_outputs and tensor.foreseen and tensor.datatype != BYTES and -1 not in shape:
             size = math.prod(shape) * NUMPY_TYPES[tensor.datatype].itemsize
             outputs.append(Wanted(name, Place(name, tensor.datatype, shape, offset, size)))
             offset = aligned(offset + size)

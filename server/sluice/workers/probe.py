@@ -54,7 +54,8 @@ async def probe(worker: Worker, key: str, spec: ModelSpec, tolerance: float, ask
         except (ModelFailed, InvalidRequest) as error:
             reason = f"the model refuses made-up input: {error.message}"
     padding = asked or (Padding.EQUAL if spec.batched else Padding.NEVER)
-    return Finding(replace(spec, padding=padding), reason)
+    unseen = tuple(replace(output, foreseen=False) for output in spec.outputs)
+    return Finding(replace(spec, outputs=unseen, padding=padding), reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +68,54 @@ class _Trials:
 
 
 async def _axes_of_one(worker: Worker, key: str, wide: ModelSpec, works: Sequence[Work], spec: ModelSpec) -> ModelSpec:
-    if not spec.has_sequence:
-        await worker.trial(key, wide, works[:1])
-        return replace(spec, padding=Padding.NEVER)
-    shapes = [await _shapes(worker, key, wide, [single]) for single in works[:2]]
-    outputs = tuple(
-        replace(output, sequence_axis=_axis(output.sequence_axis, shapes, output.name, [w.length for w in works[:2]]))
-        for output in spec.outputs
+    tried = works[:2] if spec.has_sequence else works[:1]
+    sizes = _Sizes(None, [single.length for single in tried] if spec.has_sequence else None)
+    seen = [_shapes(await worker.trial(key, wide, [single])) for single in tried]
+    learned = (_learned(output, [shapes[output.name] for shapes in seen], sizes) for output in spec.outputs)
+    # How outputs follow other open sizes than the length was not tried.
+    closed = not any(
+        size < 0 and axis != tensor.sequence_axis for tensor in spec.inputs for axis, size in enumerate(tensor.shape)
     )
+    outputs = tuple(replace(output, foreseen=output.foreseen and closed) for output in learned)
     return replace(spec, outputs=outputs, padding=Padding.NEVER)
 
 
-async def _shapes(worker: Worker, key: str, spec: ModelSpec, works: Sequence[Work]) -> dict[str, tuple[int, ...]]:
-    return {name: tensor.shape for name, tensor in (await worker.trial(key, spec, works)).items()}
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What was sent in each trial; None = there is no such axis."""
+
+    rows: Sequence[int] | None
+    lengths: Sequence[int] | None
 
 
-def _axis(
-    declared: int | None, shapes: Sequence[dict[str, tuple[int, ...]]], name: str, sizes: Sequence[int]
-) -> int | None:
-    """The axis whose size followed `sizes` from trial to trial, unless it is declared."""
-    found = [shape[name] for shape in shapes]
-    if declared is not None or len({len(shape) for shape in found}) > 1:
-        return declared
-    follows = [axis for axis, seen in enumerate(zip(*found, strict=True)) if list(seen) == list(sizes)]
-    return follows[0] if follows else None
+def _shapes(outputs: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tensor.shape for name, tensor in outputs.items()}
+
+
+def _learned(output: TensorSpec, seen: Sequence[tuple[int, ...]], sizes: _Sizes) -> TensorSpec:
+    """The output as it is rather than as it is declared: exporters leave the sizes of their example in the file, and
+    what is wrong there would make every answer fail."""
+    rank = len(seen[0])
+    if any(len(shape) != rank for shape in seen):
+        return replace(output, foreseen=False, batch_axis=None, sequence_axis=None)
+    declared = output.shape if len(output.shape) == rank else (-1,) * rank
+    # onnxruntime takes no place whose shape is not the declared one, not even if it is the right one.
+    true = all(size in (-1, one[axis]) for one in seen for axis, size in enumerate(declared))
+    batch_axis = _axis(output.batch_axis, seen, sizes.rows)
+    sequence_axis = _axis(output.sequence_axis, seen, sizes.lengths)
+    shape = tuple(
+        size if axis not in (batch_axis, sequence_axis) and all(one[axis] == size for one in seen) else -1
+        for axis, size in enumerate(declared)
+    )
+    return replace(output, shape=shape, batch_axis=batch_axis, sequence_axis=sequence_axis, foreseen=true)
+
+
+def _axis(declared: int | None, seen: Sequence[tuple[int, ...]], sizes: Sequence[int] | None) -> int | None:
+    """The axis whose size followed `sizes` from trial to trial, the declared one if it did."""
+    if sizes is None:
+        return None
+    follows = [axis for axis, found in enumerate(zip(*seen, strict=True)) if list(found) == list(sizes)]
+    return declared if declared in follows else next(iter(follows), None)
 
 
 async def _batched(trials: _Trials, spec: ModelSpec, asked: Padding | None) -> Finding:
@@ -98,17 +123,9 @@ async def _batched(trials: _Trials, spec: ModelSpec, asked: Padding | None) -> F
     alone = await trials.worker.trial(trials.key, trials.spec, lone)
     mixed = await trials.worker.trial(trials.key, trials.spec, trials.works)
     rows, length = sum(one.rows for one in trials.works), max(one.length for one in trials.works)
-    shapes = [{name: tensor.shape for name, tensor in outputs.items()} for outputs in (alone, mixed)]
-    learned = tuple(
-        replace(
-            output,
-            batch_axis=_axis(output.batch_axis, shapes, output.name, [lone[0].rows, rows]),
-            sequence_axis=_axis(output.sequence_axis, shapes, output.name, [lone[0].length, length])
-            if spec.has_sequence
-            else None,
-        )
-        for output in spec.outputs
-    )
+    sizes = _Sizes([lone[0].rows, rows], [lone[0].length, length] if spec.has_sequence else None)
+    seen = [_shapes(alone), _shapes(mixed)]
+    learned = tuple(_learned(output, [shapes[output.name] for shapes in seen], sizes) for output in spec.outputs)
     spec = replace(spec, outputs=learned)
     if asked is not None:
         return Finding(replace(spec, padding=asked))

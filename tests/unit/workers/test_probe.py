@@ -16,9 +16,9 @@ from sluice.store.axes import build_spec
 from sluice.store.repository import find
 from sluice.telemetry.metrics import Metrics
 from sluice.telemetry.record import Record
-from sluice.workers import warming, wire
+from sluice.workers import assembly, warming, wire
 from sluice.workers.devices import Device
-from sluice.workers.probe import Finding, probe
+from sluice.workers.probe import Finding, probe, work
 from sluice.workers.worker import Worker
 
 Build = Callable[[Path], Path]
@@ -147,7 +147,60 @@ async def test_warm_up_runs_at_the_shapes_that_will_be_used(bench: Bench) -> Non
     found = await bench.find(graphs.tagger)
     limits = Limits(rows=64, tokens=256, size=1 << 20, queue=10)
     made = warming.works(found.spec, ModelSettings("tagger", max_length=100), limits, bench.repository)
-    assert {(work.rows, work.length) for work in made} == {(1, 8), (32, 8), (1, 32), (8, 32)}
-    for work in made:
-        outputs = await bench.worker.trial("tagger", found.spec, [work])
-        assert outputs["tokens"].shape == (work.rows, work.length)
+    assert {(one.rows, one.length) for one in made} == {(1, 8), (32, 8), (1, 32), (8, 32)}
+    for one in made:
+        outputs = await bench.worker.trial("tagger", found.spec, [one])
+        assert outputs["tokens"].shape == (one.rows, one.length)
+
+
+def stale(name: str, *declared: int | str) -> Build:
+    """input_ids [batch, sequence] -> themselves with two more columns, or whatever the file says it is."""
+
+    def build(repository: Path) -> Path:
+        return graphs.save(
+            repository / name / "1" / "model.onnx",
+            # A shape that comes out of a computation keeps the checker from noticing what the file claims.
+            [
+                helper.make_node("Concat", ["none", "more"], ["pads"], axis=0),
+                helper.make_node("Pad", ["input_ids", "pads"], ["out"]),
+            ],
+            [graphs.value("input_ids", "INT64", ["batch", "sequence"])],
+            [graphs.value("out", "INT64", list(declared))],
+            {"none": np.zeros(3, np.int64), "more": np.array([2], np.int64)},
+        )
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "declared", [("batch", "sequence"), ("batch", "longer"), ("batch", 10), ("batch", "sequence", "more")]
+)
+async def test_an_output_is_what_it_is_and_not_what_the_file_says(
+    bench: Bench, declared: tuple[int | str, ...]
+) -> None:
+    found = await bench.find(stale("stale", *declared))
+    (output,) = found.spec.outputs
+    assert (output.batch_axis, output.sequence_axis, output.shape) == (0, None, (-1, -1))
+    assert found.spec.padding is Padding.EQUAL
+
+
+async def test_sizes_left_over_from_an_example_are_not_believed(bench: Bench) -> None:
+    """The output is said to be of length 10 but follows the input: the axis is learned, and nothing is placed there."""
+
+    def build(repository: Path) -> Path:
+        return graphs.save(
+            repository / "example" / "1" / "model.onnx",
+            [
+                helper.make_node("Shape", ["input_ids"], ["shape"]),
+                helper.make_node("Expand", ["one", "shape"], ["out"]),
+            ],
+            [graphs.value("input_ids", "INT64", ["batch", "sequence"])],
+            [graphs.value("out", "INT64", ["batch", 10])],
+            {"one": np.ones((1, 1), np.int64)},
+        )
+
+    found = await bench.find(build)
+    (output,) = found.spec.outputs
+    assert (output.batch_axis, output.sequence_axis, output.foreseen) == (0, 1, False)
+    assert found.spec.padding is Padding.ANY
+    assert assembly.plan(found.spec, [work(found.spec, 2, 7)]).outputs == (wire.Wanted("out", None),)

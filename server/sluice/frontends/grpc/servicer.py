@@ -44,12 +44,13 @@ class Servicer:
         it so, and with errors, which have no message to carry it.
         """
         received = time.monotonic()
-        parsed = codec.parse(message)
-        id_in_metadata = call.value(REQUEST_ID)
-        id = parsed.message.id or id_in_metadata
-        if id and len(id) <= MAX_REQUEST_ID and id.isascii() and id.isprintable():
-            call.reply_metadata = ((REQUEST_ID, id),)
-        decoded = codec.decode(parsed, self._services.regions)
+        with self._services.engine.reading:
+            parsed = codec.parse(message)
+            id_in_metadata = call.value(REQUEST_ID)
+            id = parsed.message.id or id_in_metadata
+            if id and len(id) <= MAX_REQUEST_ID and id.isascii() and id.isprintable():
+                call.reply_metadata = ((REQUEST_ID, id),)
+            decoded = codec.decode(parsed, self._services.regions)
         request = decoded.request
         request.id = id
         request.deadline = call.deadline
@@ -105,12 +106,13 @@ class InferStream:
         received = time.monotonic()
         parsed: codec.Parsed | None = None
         try:
-            parsed = codec.parse(message)
-            decoded = codec.decode(parsed, self._services.regions)
-            request = decoded.request
+            with self._services.engine.reading:
+                parsed = codec.parse(message)
+                decoded = codec.decode(parsed, self._services.regions)
+                request = decoded.request
+                final = _wants_final_mark(request.parameters.get("triton_enable_empty_final_response", False))
             request.deadline = self._call.deadline
             request.timeline.received = received
-            final = _wants_final_mark(request.parameters.get("triton_enable_empty_final_response", False))
             response = await self._services.engine.infer(request)
             return codec.encode(response, decoded.places, self._services.regions, streamed=True, final=final)
         except Exception as error:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sluice.errors import InvalidRequest, Unsupported
 from sluice.frontends.http import body, schema
 from sluice.frontends.http.reply import Reply, json_reply
-from sluice.frontends.http.routes import Call, Route
+from sluice.frontends.http.routes import Route
 
 if TYPE_CHECKING:
     import msgspec
 
+    from sluice.frontends.http.exchange import Exchange
     from sluice.frontends.services import Services
 
 T = TypeVar("T")
@@ -57,12 +58,12 @@ class Admin:
 
     # Repository
 
-    async def index(self, call: Call) -> Reply:
-        wanted = await self._json(call, schema.INDEX)
+    async def index(self, exchange: Exchange) -> Reply:
+        wanted = await self._json(exchange, schema.INDEX)
         return json_reply([asdict(row) for row in self._services.catalog.index(wanted.ready)])
 
-    async def load(self, call: Call) -> Reply:
-        sent = await self._json(call, schema.LOAD)
+    async def load(self, exchange: Exchange) -> Reply:
+        sent = await self._json(exchange, schema.LOAD)
         config: str | None = None
         files: dict[str, bytes] = {}
         for name, value in sent.parameters.items():
@@ -78,69 +79,68 @@ class Admin:
                 files[name.removeprefix(_FILE)] = base64.b64decode(value, validate=True)
             except (binascii.Error, ValueError):
                 raise InvalidRequest(f"{at}: not base64") from None
-        await self._services.catalog.load(call.model, config, files)
+        await self._services.catalog.load(exchange.model, config, files)
         return json_reply({})
 
-    async def unload(self, call: Call) -> Reply:
-        sent = await self._json(call, schema.UNLOAD)
-        await self._services.catalog.unload(call.model, sent.parameters.unload_dependents)
+    async def unload(self, exchange: Exchange) -> Reply:
+        sent = await self._json(exchange, schema.UNLOAD)
+        await self._services.catalog.unload(exchange.model, sent.parameters.unload_dependents)
         return json_reply({})
 
     # Shared memory
 
-    async def regions(self, call: Call) -> Reply:
-        found = self._services.regions.status(call.path.get("region", ""))
+    async def regions(self, exchange: Exchange) -> Reply:
+        found = self._services.regions.status(exchange.path.get("region", ""))
         return json_reply([asdict(region) for region in found])
 
-    async def register(self, call: Call) -> Reply:
-        sent = await self._json(call, schema.REGION)
-        self._services.regions.register(call.path["region"], sent.key, sent.offset, sent.byte_size)
+    async def register(self, exchange: Exchange) -> Reply:
+        sent = await self._json(exchange, schema.REGION)
+        self._services.regions.register(exchange.path["region"], sent.key, sent.offset, sent.byte_size)
         return json_reply({})
 
-    async def unregister(self, call: Call) -> Reply:
-        self._services.regions.unregister(call.path.get("region", ""))
+    async def unregister(self, exchange: Exchange) -> Reply:
+        self._services.regions.unregister(exchange.path.get("region", ""))
         return json_reply({})
 
-    async def cuda_regions(self, call: Call) -> Reply:
+    async def cuda_regions(self, exchange: Exchange) -> Reply:
         return json_reply([])
 
-    async def cuda_register(self, call: Call) -> Reply:
+    async def cuda_register(self, exchange: Exchange) -> Reply:
         raise Unsupported("CUDA shared memory is not supported; use system shared memory")
 
-    async def cuda_unregister(self, call: Call) -> Reply:
+    async def cuda_unregister(self, exchange: Exchange) -> Reply:
         return json_reply({})  # clients clean up blindly before they start
 
     # Trace and log settings
 
-    async def log(self, call: Call) -> Reply:
+    async def log(self, exchange: Exchange) -> Reply:
         return json_reply(self._services.switches.log())
 
-    async def update_log(self, call: Call) -> Reply:
-        changes = await self._json(call, schema.LOG)
+    async def update_log(self, exchange: Exchange) -> Reply:
+        changes = await self._json(exchange, schema.LOG)
         return json_reply(self._services.switches.update_log(changes))
 
-    async def trace(self, call: Call) -> Reply:
-        self._check_model(call)
-        return json_reply(_trace(self._services.switches.trace(call.model)))
+    async def trace(self, exchange: Exchange) -> Reply:
+        self._check_model(exchange)
+        return json_reply(_trace(self._services.switches.trace(exchange.model)))
 
-    async def update_trace(self, call: Call) -> Reply:
-        self._check_model(call)
-        sent = await self._json(call, schema.TRACE)
+    async def update_trace(self, exchange: Exchange) -> Reply:
+        self._check_model(exchange)
+        sent = await self._json(exchange, schema.TRACE)
         changes = {
             name: value if value is None or isinstance(value, list) else [str(value)] for name, value in sent.items()
         }
-        return json_reply(_trace(self._services.switches.update_trace(changes, call.model)))
+        return json_reply(_trace(self._services.switches.update_trace(changes, exchange.model)))
 
-    def _check_model(self, call: Call) -> None:
+    def _check_model(self, exchange: Exchange) -> None:
         """A model's settings need a model: this raises for one nobody knows."""
-        if call.model:
-            self._services.health.model_ready(call.model)
+        if exchange.model:
+            self._services.health.model_ready(exchange.model)
 
-    async def _json(self, call: Call, decoder: msgspec.json.Decoder[T]) -> T:
+    async def _json(self, exchange: Exchange, decoder: msgspec.json.Decoder[T]) -> T:
         """The body as a typed value; an empty body is an empty object."""
-        encodings = next((value for name, value in call.scope["headers"] if name == b"content-encoding"), b"")
-        content = await body.read(call.receive, encodings, self._services.limits.max_message_bytes)
-        return schema.decode(decoder, memoryview(content) if content else b"{}")
+        content = await body.read(exchange, self._services.limits.max_message_bytes)
+        return schema.decode(decoder, content or b"{}")
 
 
 def _trace(settings: dict[str, list[str]]) -> dict[str, Any]:

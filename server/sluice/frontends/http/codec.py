@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 
 from sluice.errors import InvalidRequest
 from sluice.frontends.http import elements, schema
-from sluice.frontends.http.reply import JSON, Headers, Reply
+from sluice.frontends.http.reply import JSON, Reply
 from sluice.request import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor, Timeline, encode_bytes
 from sluice.spec import BYTES, NUMPY_TYPES, TensorSpec
 
@@ -25,23 +25,21 @@ if TYPE_CHECKING:
 
 JSON_LENGTH = b"inference-header-content-length"
 
-_BINARY_CONTENT = (b"content-type", b"application/octet-stream")
+_BINARY_CONTENT = b"content-type: application/octet-stream\r\n"
 _PLACE_PARAMETERS = ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What of a request stands outside its body."""
 
     model: str
     version: str
     id: str = ""
     deadline: float | None = None
-    timeline: Timeline = field(default_factory=Timeline)
+    timeline: Timeline = msgspec.field(default_factory=Timeline)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where in a registered shared-memory region a tensor lies."""
 
     region: str
@@ -49,18 +47,16 @@ class Place:
     byte_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wishes:
+class Wishes(msgspec.Struct, frozen=True):
     """How the client wants its answer written."""
 
     binary: bool = False  # outputs about which nothing is said
-    binary_by_name: Mapping[str, bool] = field(default_factory=dict)
-    places: Mapping[str, Place] = field(default_factory=dict)
+    binary_by_name: Mapping[str, bool] = {}
+    places: Mapping[str, Place] = {}
     id: str = ""  # repeated in the body only if it came in the body
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(msgspec.Struct, frozen=True):
     request: InferRequest
     wishes: Wishes
 
@@ -144,8 +140,7 @@ def encode(response: InferResponse, wishes: Wishes, regions: Regions) -> Reply:
     text = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
         return Reply(200, [JSON], (text,))
-    headers: Headers = [_BINARY_CONTENT, (JSON_LENGTH, b"%d" % len(text))]
-    return Reply(200, headers, (text, *binary))
+    return Reply(200, [_BINARY_CONTENT, b"%b: %d\r\n" % (JSON_LENGTH, len(text))], (text, *binary))
 
 
 def _inputs(sent: list[schema.InputBody], binary: memoryview, regions: Regions) -> tuple[Tensor, ...]:
@@ -178,13 +173,13 @@ def _inputs(sent: list[schema.InputBody], binary: memoryview, regions: Regions) 
 
 
 def _json_data(entry: schema.InputBody, shape: tuple[int, ...], index: int) -> Buffer:
-    if not memoryview(entry.data):
+    if entry.data is schema.NOTHING:
         raise InvalidRequest(f"inputs[{index}].data: is missing, and so are binary_data_size and shared_memory_region")
     return elements.from_json(entry.data, entry.datatype, shape, f"inputs[{index}]")
 
 
 def _refuse_two_sources(entry: schema.InputBody, index: int) -> None:
-    if memoryview(entry.data):
+    if entry.data is not schema.NOTHING:
         raise InvalidRequest(f"inputs[{index}].data: is given beside binary data or shared memory; send one of them")
     if "binary_data_size" in entry.parameters and "shared_memory_region" in entry.parameters:
         raise InvalidRequest(f"inputs[{index}].parameters: binary data and shared memory exclude each other")

@@ -7,8 +7,10 @@ which JSON readers see as "no number"; who needs to tell them apart asks for bin
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import re
+import struct
 from typing import Any
 
 import msgspec
@@ -21,30 +23,47 @@ from sluice.spec import BYTES, DATATYPES, NUMPY_TYPES
 
 BINARY_ONLY = frozenset({"FP16", "BF16"})
 
-_KINDS: dict[str, type] = {"b": bool, "i": int, "u": int, "f": float}
+# What JSON has to hold for a datatype, and struct's code for it, which refuses what is out of range.
+_KINDS: dict[str, tuple[type, str]] = {
+    "BOOL": (bool, "?"),
+    "UINT8": (int, "B"),
+    "UINT16": (int, "H"),
+    "UINT32": (int, "I"),
+    "UINT64": (int, "Q"),
+    "INT8": (int, "b"),
+    "INT16": (int, "h"),
+    "INT32": (int, "i"),
+    "INT64": (int, "q"),
+    "FP32": (float, "f"),
+    "FP64": (float, "d"),
+    BYTES: (str, ""),
+}
 _OPENING = re.compile(rb"[ \t\r\n\[]*")
 
 
 def from_json(data: msgspec.Raw, datatype: str, shape: tuple[int, ...], at: str) -> Buffer:
     """The wire form of a tensor's `data`, given flat or nested as its shape."""
-    if datatype not in DATATYPES:
-        raise InvalidRequest(f"{at}.datatype: '{datatype}' is none of {', '.join(sorted(DATATYPES))}")
-    if datatype in BINARY_ONLY:
-        raise InvalidRequest(f"{at}.datatype: {datatype} travels as binary data only (parameter binary_data_size)")
-    at = f"{at}.data"
+    if datatype not in _KINDS:
+        raise _no_kind(datatype, at)
+    kind, code = _KINDS[datatype]
+    at += ".data"
     count = math.prod(shape)
     depth = _depth(data, at)
     if depth > 1 and depth != len(shape) and not (count == 0 and depth < len(shape)):
         raise InvalidRequest(f"{at}: is nested {depth} deep, but the shape {list(shape)} has {len(shape)} dimensions")
-    kind = str if datatype == BYTES else _KINDS[NUMPY_TYPES[datatype].kind]
     elements = schema.decode(_decoder(kind, depth), data, at)
-    array = _array(elements, datatype, at)
-    if array.shape != shape and (depth > 1 or array.size != count) and (count or array.size):
-        found = f"has the shape {list(array.shape)}" if depth > 1 else f"has {array.size} elements"
-        raise InvalidRequest(f"{at}: {found}, but the shape is {list(shape)}")
-    if datatype == BYTES:
-        return _encode_strings(array, at)
-    return array.tobytes()
+    if depth > 1:
+        elements, found = _flatten(elements, depth, at)
+        if found != shape and (count or elements):
+            raise InvalidRequest(f"{at}: has the shape {list(found)}, but the shape is {list(shape)}")
+    elif len(elements) != count:
+        raise InvalidRequest(f"{at}: has {len(elements)} elements, but the shape is {list(shape)}")
+    if kind is str:
+        return _encode_strings(elements, at)
+    try:
+        return struct.pack(f"<{count}{code}", *elements)
+    except (struct.error, OverflowError):
+        raise InvalidRequest(f"{at}: a value is out of range for {datatype}") from None
 
 
 def to_json(tensor: Tensor) -> Any:
@@ -82,25 +101,26 @@ def _decoder(kind: type, depth: int) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(nested)
 
 
-def _array(elements: list[Any], datatype: str, at: str) -> np.ndarray[Any, Any]:
-    if datatype == BYTES:
-        return np.array(elements, dtype=object)
-    try:
-        with np.errstate(over="ignore"):
-            array = np.array(elements, dtype=NUMPY_TYPES[datatype])
-    except OverflowError:
-        raise InvalidRequest(f"{at}: a value is out of range for {datatype}") from None
-    except ValueError:
-        raise InvalidRequest(f"{at}: its rows differ in length") from None
-    if datatype == "FP32" and not np.isfinite(array).all():
-        raise InvalidRequest(f"{at}: a value is out of range for FP32")
-    return array
+def _no_kind(datatype: str, at: str) -> InvalidRequest:
+    if datatype in BINARY_ONLY:
+        return InvalidRequest(f"{at}.datatype: {datatype} travels as binary data only (parameter binary_data_size)")
+    return InvalidRequest(f"{at}.datatype: '{datatype}' is none of {', '.join(sorted(DATATYPES))}")
 
 
-def _encode_strings(array: np.ndarray[Any, Any], at: str) -> bytes:
-    if any(not isinstance(element, str) for element in array.flat):
-        raise InvalidRequest(f"{at}: its rows differ in length")
+def _flatten(rows: list[Any], depth: int, at: str) -> tuple[list[Any], tuple[int, ...]]:
+    """The elements and the shape in which they were nested; below an empty dimension all others are empty too."""
+    shape = [len(rows)]
+    for _ in range(depth - 1):
+        lengths = {len(row) for row in rows}
+        if len(lengths) > 1:
+            raise InvalidRequest(f"{at}: its rows differ in length")
+        shape.append(lengths.pop() if lengths else 0)
+        rows = list(itertools.chain.from_iterable(rows))
+    return rows, tuple(shape)
+
+
+def _encode_strings(elements: list[str], at: str) -> bytes:
     try:
-        return encode_bytes([element.encode() for element in array.flat])
+        return encode_bytes([element.encode() for element in elements])
     except UnicodeEncodeError:
         raise InvalidRequest(f"{at}: a string has a lone surrogate, which UTF-8 cannot carry") from None

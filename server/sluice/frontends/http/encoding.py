@@ -22,7 +22,7 @@ LEVEL = 1
 _WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
-def inflate(data: Buffer, encodings: str, limit: int) -> Buffer:
+def inflate(data: bytes, encodings: str, limit: int) -> bytes:
     """`data` without its content encodings (the last applied stands last), never more than `limit` bytes."""
     for name in reversed([part.strip().lower() for part in encodings.split(",")]):
         if name in ("", "identity"):
@@ -33,10 +33,10 @@ def inflate(data: Buffer, encodings: str, limit: int) -> Buffer:
     return data
 
 
-def _inflate(data: Buffer, name: str, limit: int) -> bytes:
+def _inflate(data: bytes, name: str, limit: int) -> bytes:
     parts: list[bytes] = []
     room = limit
-    rest: Buffer = data
+    rest = data
     while True:
         stream = zlib.decompressobj(_WINDOW[name])
         try:

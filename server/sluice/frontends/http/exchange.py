@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, as an ASGI application sees them."""
+"""One HTTP request and its answer: the body as it comes, the reply as it leaves, and whether anyone still waits."""
 
 from __future__ import annotations
 
@@ -9,22 +9,15 @@ import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
-from sluice.errors import InternalError, SluiceError, Stopping
-from sluice.frontends.http.reply import Reply, error_reply, send_reply
+from sluice.errors import Cancelled, InternalError, SluiceError, Stopping
+from sluice.frontends.http.reply import SMALL_BODY, Reply, error_reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Mapping
 
-    from sluice.frontends.http.asgi import Application, Message, Scope
     from sluice.frontends.http.protocol import Connection
-    from sluice.request import Buffer
 
-# In the scope: registers what is called, once, if the client goes away before it has its answer. Costs nothing until
-# then, where waiting for an "http.disconnect" message would cost a task per request.
-ON_DISCONNECT = "sluice.on_disconnect"
-
-# Up to here head and body are joined and written at once, which is cheaper than handing over two buffers.
-SMALL_BODY = 16 << 10
+    Application = Callable[["Exchange"], Awaitable[Reply]]
 
 _STATUS_LINES = {
     int(code): f"HTTP/1.1 {int(code)} {code.phrase}\r\n".encode() for code in http.HTTPStatus if int(code) >= 200
@@ -53,61 +46,62 @@ _date = _Date()
 
 def parting_words(reply: Reply) -> bytes:
     """A whole answer for a client whose request never became an exchange."""
-    headers = b"".join(b"%b: %b\r\n" % header for header in reply.headers)
-    closing = b"content-length: %d\r\nconnection: close\r\n\r\n" % reply.length()
-    return b"".join((_status_line(reply.status), _date.line(), headers, closing, *reply.parts))
+    return b"".join((_head(reply, reply.length(), b"connection: close\r\n"), *reply.parts))
 
 
-def _status_line(status: int) -> bytes:
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+def _head(reply: Reply, length: int, connection: bytes) -> bytes:
+    status = _STATUS_LINES.get(reply.status) or b"HTTP/1.1 %d \r\n" % reply.status
+    end = b"content-length: %d\r\n%b\r\n" % (length, connection)
+    return b"".join((status, _date.line(), *reply.headers, end))
 
 
 class Exchange:
-    """Buffers the request's body as it comes, writes the answer as it is made, and knows whether anyone still waits."""
+    """Collects the request's body, runs the application on it, and writes its reply."""
 
     __slots__ = (
-        "_body_left",
-        "_chunked",
+        "_chunks",
         "_connection",
-        "_delivered",
-        "_disconnect",
-        "_head",
         "_started",
         "_waiter",
+        "_wanted",
         "answered",
         "body_bytes",
         "buffered",
-        "chunks",
+        "cancel_on_disconnect",
         "content_length",
         "disconnected",
         "expects_continue",
         "failure",
+        "headers",
         "keep_alive",
+        "method",
         "more_body",
-        "scope",
+        "old",
+        "path",
+        "raw_path",
     )
 
-    def __init__(self, connection: Connection, scope: Scope, keep_alive: bool) -> None:
+    def __init__(self, connection: Connection, method: str, raw_path: bytes, headers: Mapping[bytes, bytes]) -> None:
         self._connection = connection
-        self.scope = scope
-        self.keep_alive = keep_alive
+        self.method = method
+        self.raw_path = raw_path
+        self.headers = headers  # by name in lower case
+        self.path: Mapping[str, str] = {}  # what the path's named segments are
+        self.keep_alive = True
+        self.old = False  # HTTP/1.0
         self.expects_continue = False
         self.content_length: int | None = None
-        self.chunks: list[bytes] = []
-        self.buffered = 0
+        self._chunks: list[bytes] = []
+        self._wanted = False
+        self._waiter: asyncio.Future[None] | None = None
+        self.buffered = 0  # bytes of a body that nobody has asked for
         self.body_bytes = 0
         self.more_body = True
         self.failure: SluiceError | None = None
         self.disconnected = False
-        self.answered = False
-        self._delivered = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._disconnect: Callable[[], object] | None = None
+        self.cancel_on_disconnect = False
         self._started = False
-        self._head = b""
-        self._chunked = False
-        self._body_left = -1  # of the answer's announced length; -1 = none was announced
-        scope[ON_DISCONNECT] = self.on_disconnect
+        self.answered = False
 
     # What the connection tells
 
@@ -115,9 +109,9 @@ class Exchange:
         self.body_bytes += len(body)
         if self.answered or self.failure is not None:
             return
-        self.chunks.append(body)
-        self.buffered += len(body)
-        self._wake()
+        self._chunks.append(body)
+        if not self._wanted:
+            self.buffered += len(body)
 
     def finish(self) -> None:
         self.more_body = False
@@ -126,138 +120,118 @@ class Exchange:
     def fail(self, error: SluiceError) -> None:
         """The rest of the body will not come, or is not wanted."""
         self.failure = error
-        self.chunks.clear()
+        self._forget_body()
         self._wake()
 
-    def disconnect(self) -> None:
-        if self.answered or self.disconnected:
-            return
+    def disconnect(self) -> bool:
+        """Whether what runs for this exchange is to be cancelled: queued work that nobody waits for any more."""
         self.disconnected = True
         self._wake()
-        if self._disconnect is not None:
-            self._disconnect()
+        return self.cancel_on_disconnect and not self.answered
 
-    def on_disconnect(self, callback: Callable[[], object]) -> None:
-        self._disconnect = callback
-        if self.disconnected:
-            callback()
+    def _forget_body(self) -> None:
+        self._chunks = []
+        self.buffered = 0
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # What the application does
+    # What the application asks
 
-    async def run(self, application: Application) -> None:
-        """The life of the request; whatever the application does, the client gets an answer or a closed connection."""
-        try:
-            if self.failure is not None:
-                raise self.failure
-            await application(self.scope, self.receive, self.send)
-            if not self.answered and not self.disconnected:
-                raise RuntimeError("the application ended without an answer")
-        except asyncio.CancelledError:
-            if not self.disconnected:  # the server's time to stop is over; a client that left needs no answer
-                await self._give_up(Stopping("the server is stopping"))
-        except SluiceError as error:
-            await self._give_up(error)
-        except Exception:
-            _log.exception("unexpected error in %s %s", self.scope["method"], self.scope["path"])
-            await self._give_up(InternalError("internal error"))
+    @property
+    def model(self) -> str:
+        return self.path.get("model", "")
 
-    async def _give_up(self, error: SluiceError) -> None:
-        if self._started:
-            self._connection.abort()
-        else:
-            self.keep_alive = False
-            await send_reply(error_reply(error), self.send)
+    @property
+    def version(self) -> str:
+        return self.path.get("version", "")
 
-    async def receive(self) -> Message:
-        while True:
-            if self.failure is not None:
-                raise self.failure
-            if self.disconnected or self.answered:
-                return {"type": "http.disconnect"}
-            if self.chunks or not (self.more_body or self._delivered):
-                body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-                self.chunks = []
-                self.buffered = 0
-                self._delivered = not self.more_body
-                return {"type": "http.request", "body": body, "more_body": self.more_body}
-            if self.expects_continue:
-                self.expects_continue = False
-                self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._connection.resume_reading()
+    async def body(self) -> bytes:
+        """The whole body as it was sent; a stalled or oversized one raises, as does a client that leaves."""
+        if self.more_body:
+            await self._receive_rest()
+        if self.failure is not None:
+            raise self.failure
+        if self.disconnected:
+            raise Cancelled("the client went away")
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        self._forget_body()
+        return body
+
+    async def _receive_rest(self) -> None:
+        self._wanted = True
+        self.buffered = 0
+        if self.expects_continue:
+            self.expects_continue = False
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._connection.resume_reading()
+        if self.failure is None and not self.disconnected:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
 
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            if self._started:
-                raise RuntimeError("the answer was started twice")
-            self._started = True
-            self._head = self._make_head(message["status"], message.get("headers", ()))
-            return
-        if not self._started or self.answered:
-            raise RuntimeError("a body without a start, or after the end of its answer")
-        if self._connection.writing_paused and not self.disconnected:
-            await self._connection.drained()
-        if self.disconnected:
-            return
-        last = not message.get("more_body", False)
-        self._write(message.get("body", b""), last)
-        if last:
-            self.answered = True
-            if self._body_left > 0:
-                self.keep_alive = False
-            self._wake()
-            self._connection.exchange_answered(self)
+    # Its life
 
-    def _make_head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-        lines = [_status_line(status), _date.line()]
-        for name, value in headers:
-            if b"\n" in value or b"\r" in value or b"\n" in name:
-                raise RuntimeError("a line break in a header")
-            lines += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                self._body_left = int(value)
-        old = self.scope["http_version"] == "1.0"
-        empty = self.scope["method"] == "HEAD" or status in (204, 304)
-        if empty:
-            self._body_left = 0
-        elif self._body_left < 0:
-            self._chunked = not old
-            self.keep_alive = self.keep_alive and not old
+    async def run(self, application: Application) -> None:
+        """Whatever the application does, the client gets an answer or a closed connection."""
+        try:
+            await self._answer(await self._ask(application))
+        except asyncio.CancelledError:
+            self.keep_alive = False
+            if self._started:
+                self._connection.abort()
+            elif not self.disconnected:  # the server's time to stop is over
+                self._write_whole(error_reply(Stopping("the server is stopping")))
+        except Exception:
+            _log.exception("cannot write the answer of %s %s", self.method, self.raw_path.decode())
+            self._connection.abort()
+        finally:
+            self._connection.exchange_over(self)
+
+    async def _ask(self, application: Application) -> Reply:
+        try:
+            if self.failure is not None:
+                raise self.failure
+            return await application(self)
+        except SluiceError as error:
+            return error_reply(error)
+        except Exception:
+            _log.exception("unexpected error in %s %s", self.method, self.raw_path.decode())
+            return error_reply(InternalError("internal error"))
+
+    async def _answer(self, reply: Reply) -> None:
+        if not await self._client_listens():
+            return
+        if self.method == "HEAD" or reply.length() <= SMALL_BODY:
+            self._write_whole(reply)
+            return
+        self._started = True
+        self._connection.write(self._make_head(reply))
+        for part in reply.parts:
+            if not await self._client_listens():
+                return
+            self._connection.write(part)
+        self._end()
+
+    async def _client_listens(self) -> bool:
+        """Whether the client is still there, once it has taken enough of what was written."""
+        if self._connection.writing_paused:
+            await self._connection.drained()
+        return not self.disconnected
+
+    def _write_whole(self, reply: Reply) -> None:
+        parts = () if self.method == "HEAD" else reply.parts
+        self._connection.write(b"".join((self._make_head(reply), *parts)))
+        self._end()
+
+    def _make_head(self, reply: Reply) -> bytes:
         self.keep_alive = self.keep_alive and not self._connection.should_close(self)
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        elif old:
-            lines.append(b"connection: keep-alive\r\n")
-        if self._chunked:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+            connection = b"connection: close\r\n"
+        else:
+            connection = b"connection: keep-alive\r\n" if self.old else b""
+        return _head(reply, reply.length(), connection)
 
-    def _write(self, body: Buffer, last: bool) -> None:
-        write = self._connection.write
-        head, self._head = self._head, b""
-        if head and not self._chunked and len(body) <= min(self._body_left, SMALL_BODY):
-            self._body_left -= len(body)
-            write(b"".join((head, body)))
-            return
-        if head:
-            write(head)
-        if self._chunked:
-            if body:
-                write(b"%x\r\n" % len(body))
-                write(body)
-                write(b"\r\n")
-            if last:
-                write(b"0\r\n\r\n")
-        elif self._body_left < 0:
-            write(body)
-        elif body and self._body_left:
-            if len(body) > self._body_left:
-                raise RuntimeError("the answer is longer than its content-length")
-            self._body_left -= len(body)
-            write(body)
+    def _end(self) -> None:
+        self.answered = True
+        self._forget_body()

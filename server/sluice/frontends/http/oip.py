@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
 from sluice.errors import InvalidRequest
 from sluice.frontends import metadata
 from sluice.frontends.http import body, codec
-from sluice.frontends.http.exchange import ON_DISCONNECT
-from sluice.frontends.http.reply import Headers, Reply, json_reply
-from sluice.frontends.http.routes import Call, Route
-from sluice.request import Timeline
+from sluice.frontends.http.reply import Reply, json_reply
+from sluice.frontends.http.routes import Route
+from sluice.request import Buffer, Timeline
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sluice.frontends.http.exchange import Exchange
     from sluice.frontends.services import Services
     from sluice.telemetry.statistics import Duration, ModelStatistics
 
@@ -49,71 +50,63 @@ class OpenInference:
             ]
         return routes
 
-    async def infer(self, call: Call) -> Reply:
+    async def infer(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
         services = self._services
-        headers = dict(call.scope["headers"])
-        content = await body.read(
-            call.receive, headers.get(b"content-encoding", b""), services.limits.max_message_bytes
-        )
+        with services.engine.reading:
+            decoded = self._decode(exchange, await body.read(exchange, services.limits.max_message_bytes), timeline)
+        exchange.cancel_on_disconnect = True
+        response = await services.engine.infer(decoded.request)
+        reply = codec.encode(response, decoded.wishes, services.regions)
+        _add_headers(reply.headers, decoded.request.id, timeline)
+        return reply
+
+    def _decode(self, exchange: Exchange, content: Buffer, timeline: Timeline) -> codec.Decoded:
+        services, headers = self._services, exchange.headers
         target = codec.Target(
-            call.model,
-            call.version,
+            exchange.model,
+            exchange.version,
             headers.get(b"x-request-id", b"").decode("latin-1"),
             _deadline(headers, timeline.received),
             timeline,
         )
         length = _json_length(headers)
         if length == 0:
-            inputs = services.catalog.metadata(call.model, call.version).inputs
-            decoded = codec.decode_raw(content, target, inputs)
-        else:
-            decoded = codec.decode(content, length, target, services.regions)
-        _cancel_on_disconnect(call)
-        response = await services.engine.infer(decoded.request)
-        reply = codec.encode(response, decoded.wishes, services.regions)
-        _add_headers(reply.headers, decoded.request.id, timeline)
-        return reply
+            inputs = services.catalog.metadata(exchange.model, exchange.version).inputs
+            return codec.decode_raw(content, target, inputs)
+        return codec.decode(content, length, target, services.regions)
 
-    async def live(self, call: Call) -> Reply:
+    async def live(self, exchange: Exchange) -> Reply:
         live = self._services.health.live()
         return json_reply({"live": live}, 200 if live else 503)
 
-    async def ready(self, call: Call) -> Reply:
+    async def ready(self, exchange: Exchange) -> Reply:
         ready = self._services.health.ready()
         return json_reply({"ready": ready}, 200 if ready else 503)
 
-    async def started(self, call: Call) -> Reply:
+    async def started(self, exchange: Exchange) -> Reply:
         started = self._services.health.started()
         return json_reply({"started": started}, 200 if started else 503)
 
-    async def server_metadata(self, call: Call) -> Reply:
+    async def server_metadata(self, exchange: Exchange) -> Reply:
         return json_reply(metadata.server_metadata(self._services.limits))
 
-    async def model_metadata(self, call: Call) -> Reply:
-        return json_reply(metadata.model_metadata(self._services.catalog.metadata(call.model, call.version)))
+    async def model_metadata(self, exchange: Exchange) -> Reply:
+        return json_reply(metadata.model_metadata(self._services.catalog.metadata(exchange.model, exchange.version)))
 
-    async def model_ready(self, call: Call) -> Reply:
-        ready = self._services.health.model_ready(call.model, call.version)
-        return json_reply({"name": call.model, "ready": ready}, 200 if ready else 503)
+    async def model_ready(self, exchange: Exchange) -> Reply:
+        ready = self._services.health.model_ready(exchange.model, exchange.version)
+        return json_reply({"name": exchange.model, "ready": ready}, 200 if ready else 503)
 
-    async def model_configuration(self, call: Call) -> Reply:
-        return json_reply(self._services.catalog.configuration(call.model, call.version))
+    async def model_configuration(self, exchange: Exchange) -> Reply:
+        return json_reply(self._services.catalog.configuration(exchange.model, exchange.version))
 
-    async def statistics(self, call: Call) -> Reply:
-        found = self._services.catalog.statistics(call.model, call.version)
+    async def statistics(self, exchange: Exchange) -> Reply:
+        found = self._services.catalog.statistics(exchange.model, exchange.version)
         return json_reply({"model_stats": [_statistics(entry) for entry in found]})
 
 
-def _cancel_on_disconnect(call: Call) -> None:
-    """Drop queued work that nobody waits for any more; another ASGI server would not tell us, and it runs on."""
-    task = asyncio.current_task()
-    on_disconnect = call.scope.get(ON_DISCONNECT)
-    if task is not None and on_disconnect is not None:
-        on_disconnect(task.cancel)
-
-
-def _json_length(headers: dict[bytes, bytes]) -> int | None:
+def _json_length(headers: Mapping[bytes, bytes]) -> int | None:
     value = headers.get(codec.JSON_LENGTH)
     if value is None:
         return None
@@ -122,7 +115,7 @@ def _json_length(headers: dict[bytes, bytes]) -> int | None:
     return int(value)
 
 
-def _deadline(headers: dict[bytes, bytes], received: float) -> float | None:
+def _deadline(headers: Mapping[bytes, bytes], received: float) -> float | None:
     """The earlier of the deadlines given by the client and by a proxy in front of us."""
     deadline = None
     for name in _TIMEOUT_HEADERS:
@@ -140,13 +133,13 @@ def _deadline(headers: dict[bytes, bytes], received: float) -> float | None:
     return deadline
 
 
-def _add_headers(headers: Headers, id: str, timeline: Timeline) -> None:
-    if id and len(id) <= _LONGEST_ECHO and id.isascii() and id.isprintable():
-        headers.append((b"x-request-id", id.encode()))
+def _add_headers(headers: list[bytes], id: str, timeline: Timeline) -> None:
+    if id and len(id) <= _LONGEST_ECHO and id.isascii() and id.isprintable():  # which a line break is not
+        headers.append(b"x-request-id: %b\r\n" % id.encode())
     if timeline.queued and timeline.assembled:
-        headers.append((b"x-queue-time-ms", b"%.3f" % ((timeline.assembled - timeline.queued) * 1000)))
+        headers.append(b"x-queue-time-ms: %.3f\r\n" % ((timeline.assembled - timeline.queued) * 1000))
     if timeline.compute_seconds:
-        headers.append((b"x-compute-time-ms", b"%.3f" % (timeline.compute_seconds * 1000)))
+        headers.append(b"x-compute-time-ms: %.3f\r\n" % (timeline.compute_seconds * 1000))
 
 
 def _statistics(entry: ModelStatistics) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import fcntl
 import termios
-import urllib.parse
 from collections import deque
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sluice.config.settings import Server
-    from sluice.frontends.http.asgi import Application
+    from sluice.frontends.http.exchange import Application
     from sluice.request import Buffer
 
 # Requests one connection may have waiting behind the one being answered.
@@ -49,7 +48,7 @@ SMALL_REMAINDER = 64 << 10
 # A chunked body of one-byte chunks carries five bytes around each; what exceeds that is extensions or trailers.
 CHUNK_OVERHEAD = 6
 
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_FRAMING = (b"content-length", b"transfer-encoding")
 _MALFORMED = "malformed HTTP request"
 
 
@@ -79,7 +78,6 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: asyncio.Transport
-        self._peers: dict[str, Any] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._lingering_until = 0.0
         self._discarding = False  # nothing more from this client will be understood
@@ -94,8 +92,8 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._body_wire_bytes = 0
         self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._noted: dict[bytes, bytes] = {}
+        self._headers: dict[bytes, bytes] = {}
+        self._header_size = 0
         # answering
         self._running: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -110,7 +108,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._peers = {"client": transport.get_extra_info("peername"), "server": transport.get_extra_info("sockname")}
         self._shared.open.add(self)
         self._last_data = self.idle_since = self._loop.time()
         self._arm(self.idle_since + self._limits.keep_alive)
@@ -123,10 +120,8 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self.resume_writing()
-        if self._running is not None:
-            self._running.disconnect()
-        for exchange in self._waiting:
-            exchange.disconnect()
+        if self._running is not None and self._running.disconnect():
+            self.cancel()
         self._waiting.clear()
         self._parser = None
 
@@ -184,7 +179,7 @@ class Connection(asyncio.Protocol):
         """
         self._upgrading = False
         self._parser = httptools.HttpRequestParser(self)
-        framing = [name + b": " + value for name, value in self._noted.items() if name != b"expect"]
+        framing = [name + b": " + self._headers[name] for name in _FRAMING if name in self._headers]
         self._replaying = True
         self._parse(b"\r\n".join([b"POST / HTTP/1.1", *framing, b"", b""]))
         self._replaying = False
@@ -200,8 +195,8 @@ class Connection(asyncio.Protocol):
         self._header_started = self._last_data
         self._header_bytes = 0
         self._url = b""
-        self._headers = []
-        self._noted = {}
+        self._headers = {}
+        self._header_size = 0
 
     def on_url(self, url: bytes) -> None:
         if not self._replaying:
@@ -210,20 +205,15 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_headers:
             return  # a trailer, or replayed
-        name = name.lower()
-        if name in (b"content-length", b"transfer-encoding", b"expect"):
-            self._noted[name] = value
-        self._headers.append((name, value))
+        self._headers[name.lower()] = value
+        self._header_size += len(name) + len(value)
 
     def on_headers_complete(self) -> None:
         if self._replaying:
             return
         self._in_headers = False
         self._body_wire_bytes = 0
-        if (
-            len(self._url) + sum(len(name) + len(value) for name, value in self._headers)
-            > self._limits.max_header_bytes
-        ):
+        if len(self._url) + self._header_size > self._limits.max_header_bytes:
             self._refuse_headers()
             raise InvalidRequest(_MALFORMED)
         if len(self._waiting) >= MOST_PIPELINED:
@@ -240,43 +230,31 @@ class Connection(asyncio.Protocol):
                 self._pause_reading()
 
     def _make_exchange(self) -> Exchange:
-        url = self._url
-        if not url.startswith(b"/"):
-            parsed = httptools.parse_url(url)
-            raw_path, query = parsed.path or b"/", parsed.query or b""
-        else:
-            raw_path, _, query = url.partition(b"?")
-        path = raw_path.decode("ascii")
-        version = self._parser.get_http_version()
-        scope = {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": version,
-            "method": self._parser.get_method().decode("ascii"),
-            "scheme": "http",
-            "path": urllib.parse.unquote(path) if "%" in path else path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "root_path": "",
-            "headers": self._headers,
-            **self._peers,
-        }
-        exchange = Exchange(self, scope, self._parser.should_keep_alive())
-        if self._noted:
-            length = self._noted.get(b"content-length")
-            if length is not None:
-                exchange.content_length = int(length)
-                if exchange.content_length > self._limits.max_message_bytes:
-                    exchange.fail(
-                        TooLarge(f"a body of {int(length)} bytes is over the limit of {self._limits.max_message_bytes}")
-                    )
-            exchange.expects_continue = self._noted.get(b"expect", b"").lower() == b"100-continue"
+        parser, headers = self._parser, self._headers
+        url = self._url if self._url.startswith(b"/") else httptools.parse_url(self._url).path or b"/"
+        raw_path, _, _ = url.partition(b"?")
+        if not raw_path.isascii():
+            raise InvalidRequest(_MALFORMED)
+        exchange = Exchange(self, parser.get_method().decode("ascii"), raw_path, headers)
+        exchange.keep_alive = parser.should_keep_alive()
+        exchange.old = parser.get_http_version() == "1.0"
+        if b"content-length" in headers:
+            length = exchange.content_length = int(headers[b"content-length"])
+            if length > self._limits.max_message_bytes:
+                exchange.fail(
+                    TooLarge(f"a body of {length} bytes is over the limit of {self._limits.max_message_bytes}")
+                )
+        if b"expect" in headers:
+            exchange.expects_continue = headers[b"expect"].lower() == b"100-continue"
         return exchange
 
     def on_body(self, body: bytes) -> None:
-        assert self._newest is not None
-        self._newest.feed(body)
-        if self._newest.buffered > MOST_BUFFERED:
+        newest = self._newest
+        assert newest is not None
+        newest.feed(body)
+        if newest.body_bytes > self._limits.max_message_bytes and newest.failure is None:
+            newest.fail(TooLarge(f"the body is over the limit of {self._limits.max_message_bytes} bytes"))
+        elif newest.buffered > MOST_BUFFERED:
             self._pause_reading()
 
     def on_message_complete(self) -> None:
@@ -373,9 +351,8 @@ class Connection(asyncio.Protocol):
 
     def _start(self, exchange: Exchange) -> None:
         self._running = exchange
-        task = self._task = self._loop.create_task(exchange.run(self._shared.application))
-        self._shared.tasks.add(task)
-        task.add_done_callback(self._shared.tasks.discard)
+        self._task = self._loop.create_task(exchange.run(self._shared.application))
+        self._shared.tasks.add(self._task)
 
     def should_close(self, exchange: Exchange) -> bool:
         """Whether an answer that starts now is the connection's last."""
@@ -387,7 +364,9 @@ class Connection(asyncio.Protocol):
             return True
         return exchange.content_length - exchange.body_bytes > SMALL_REMAINDER
 
-    def exchange_answered(self, exchange: Exchange) -> None:
+    def exchange_over(self, exchange: Exchange) -> None:
+        assert self._task is not None
+        self._shared.tasks.discard(self._task)
         self._running = self._task = None
         if self._transport.is_closing():
             return

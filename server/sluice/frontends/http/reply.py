@@ -11,23 +11,26 @@ from sluice.frontends import status
 
 if TYPE_CHECKING:
     from sluice.errors import SluiceError
-    from sluice.frontends.http.asgi import Send
     from sluice.request import Buffer
 
-Headers = list[tuple[bytes, bytes]]
+# Up to here copying is cheaper than a system call for each part.
+SMALL_BODY = 16 << 10
 
-JSON = (b"content-type", b"application/json")
+JSON = b"content-type: application/json\r\n"
 
 
 class Reply(NamedTuple):
-    """A whole answer; `parts` are written one after the other, so that tensors need no joining."""
+    """A whole answer; `parts` are written one after the other, so that tensors need no joining.
+
+    `headers` are lines as they leave: who makes one answers for it having no other line break than its own.
+    """
 
     status: int
-    headers: Headers
+    headers: list[bytes]
     parts: tuple[Buffer, ...]
 
     def length(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return sum(map(len, self.parts))
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:
@@ -42,13 +45,5 @@ def plain_error(status: int, message: str) -> Reply:
 def error_reply(error: SluiceError) -> Reply:
     reply = plain_error(status.of(error).http, error.message)
     if error.retry_after is not None:
-        reply.headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after))))
+        reply.headers.append(b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after)))
     return reply
-
-
-async def send_reply(reply: Reply, send: Send) -> None:
-    headers = [*reply.headers, (b"content-length", b"%d" % reply.length())]
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    for part in reply.parts[:-1]:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": reply.parts[-1]})

@@ -9,33 +9,16 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sluice.errors import InvalidRequest, NotAllowed, UnknownThing
 
 if TYPE_CHECKING:
-    from sluice.frontends.http.asgi import Receive
+    from sluice.frontends.http.exchange import Exchange
     from sluice.frontends.http.reply import Reply
 
 
-@dataclass(slots=True)
-class Call:
-    """One call of an endpoint: what its path said, and where the rest is."""
-
-    scope: Any
-    receive: Receive
-    path: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def model(self) -> str:
-        return self.path.get("model", "")
-
-    @property
-    def version(self) -> str:
-        return self.path.get("version", "")
-
-
-Endpoint = Callable[[Call], Awaitable["Reply"]]
+Endpoint = Callable[["Exchange"], Awaitable["Reply"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +46,16 @@ class _Node:
     methods: dict[str, Endpoint] = field(default_factory=dict)
 
 
+# Clients ask for the same few paths again and again.
+MOST_REMEMBERED = 1024
+
+
 class Routes:
     """The tree; literal segments win over named ones."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._root = _Node()
+        self._found: dict[tuple[str, bytes], tuple[Endpoint, dict[str, str]]] = {}
         for route in routes:
             self._add(route)
 
@@ -85,6 +73,15 @@ class Routes:
 
     def find(self, method: str, raw_path: bytes) -> tuple[Endpoint, dict[str, str]]:
         """The endpoint and what the named segments were; raises for a path or method nobody serves."""
+        found = self._found.get((method, raw_path))
+        if found is None:
+            found = self._search(method, raw_path)
+            if len(self._found) >= MOST_REMEMBERED:
+                self._found.clear()
+            self._found[method, raw_path] = found
+        return found
+
+    def _search(self, method: str, raw_path: bytes) -> tuple[Endpoint, dict[str, str]]:
         text = raw_path.decode("latin-1").strip("/")
         segments = text.split("/")
         if "%" in text:

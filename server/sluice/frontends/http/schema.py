@@ -17,7 +17,7 @@ JsonParameter = bool | int | float | str
 Size = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Shape = Annotated[list[Size], msgspec.Meta(max_length=MAX_DIMENSIONS)]
 
-_NOTHING = msgspec.Raw(b"")
+NOTHING = msgspec.Raw(b"")
 
 
 class InputBody(msgspec.Struct, gc=False):
@@ -25,7 +25,7 @@ class InputBody(msgspec.Struct, gc=False):
     datatype: str
     shape: Shape
     parameters: dict[str, JsonParameter] = {}
-    data: msgspec.Raw = _NOTHING  # its type depends on `datatype`: parsed in a second step
+    data: msgspec.Raw = NOTHING  # its type depends on `datatype`: parsed in a second step
 
 
 class OutputBody(msgspec.Struct, gc=False):

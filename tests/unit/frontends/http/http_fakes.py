@@ -36,6 +36,8 @@ class FakeEngine:
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     outputs: tuple[Tensor, ...] | None = None
 
+    reading: contextlib.AbstractContextManager[None] = field(default_factory=contextlib.nullcontext)
+
     async def infer(self, request: InferRequest) -> InferResponse:
         self.seen.append(request)
         self.arrived.set()

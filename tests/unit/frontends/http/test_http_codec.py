@@ -45,7 +45,8 @@ def one(datatype: str, shape: Any, data: Any = None, **parameters: Any) -> dict[
 def parts(reply: Reply) -> tuple[Any, bytes]:
     """The JSON and the binary section of a reply, as a client splits them."""
     content = b"".join(reply.parts)
-    length = int(dict(reply.headers).get(b"inference-header-content-length", len(content)))
+    headers = dict(line.rstrip(b"\r\n").split(b": ", 1) for line in reply.headers)
+    length = int(headers.get(b"inference-header-content-length", len(content)))
     return json.loads(content[:length]), content[length:]
 
 
@@ -241,7 +242,10 @@ CASES: list[tuple[Any, str]] = [
     (one("INT8", [2], [1]), r"inputs\[0\].data: has 1 elements, but the shape is \[2\]"),
     (one("INT8", [2, 1], [[1, 2]]), r"inputs\[0\].data: has the shape \[1, 2\], but the shape is \[2, 1\]"),
     (one("INT8", [2, 2], [[1], [2, 3]]), r"inputs\[0\].data: its rows differ in length"),
-    (one(BYTES, [2, 2], [["a"], ["b", "c"]]), r"inputs\[0\].data: "),
+    (one(BYTES, [2, 2], [["a"], ["b", "c"]]), r"inputs\[0\].data: its rows differ in length"),
+    (one("INT8", [2, 2, 1], [[[1], [2]], [[3]]]), r"inputs\[0\].data: its rows differ in length"),
+    (one("INT8", [2, 2, 1], [[[1], [2]], [[3], []]]), r"inputs\[0\].data: its rows differ in length"),
+    (one(BYTES, [2, 1], [["a", "b"]]), r"inputs\[0\].data: has the shape \[1, 2\], but the shape is \[2, 1\]"),
     (one("INT8", [2], [[1], [2]]), r"inputs\[0\].data: is nested 2 deep, but the shape \[2\] has 1"),
     (one("INT8", [1, 1, 2], [[1, 2]]), r"inputs\[0\].data: is nested 2 deep"),
     (one("INT8", [2, 1], [[1], 2]), r"inputs\[0\].data\[1\]: expected array, got int"),

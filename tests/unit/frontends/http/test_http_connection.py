@@ -14,7 +14,7 @@ from http_fakes import Running, Wire, infer_body, running, wire
 
 from sluice.config.settings import Server
 from sluice.errors import ConfigError
-from sluice.frontends.http.protocol import MOST_PIPELINED
+from sluice.frontends.http.protocol import MOST_BUFFERED, MOST_PIPELINED, SMALL_REMAINDER
 from sluice.frontends.http.server import HttpServer
 
 PATH = "/v2/models/echo/infer"
@@ -317,6 +317,20 @@ async def test_unread_small_bodies_do_not_cost_the_connection() -> None:
         assert "connection" not in answer.headers
         await client.send(bytes(1000))
         assert (await client.request("GET", "/v2/health/live")).status == 200
+
+
+async def test_an_unread_body_that_filled_the_buffer_does_not_stall_the_connection() -> None:
+    size = MOST_BUFFERED + SMALL_REMAINDER
+    async with running() as server, wire(server.port) as client:
+        server.engine.held = asyncio.Event()
+        await client.send(post(infer_body()))
+        await server.engine.arrived.wait()
+        await client.send(f"POST /nowhere HTTP/1.1\r\nContent-Length: {size}\r\n\r\n".encode() + bytes(size - 1))
+        await still_serving(server)
+        server.engine.held.set()
+        assert [(await client.answer()).status for _ in range(2)] == [200, 404]
+        await client.send(b"\0" + LIVE)
+        assert (await client.answer()).status == 200
 
 
 # Slow clients

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 
 from sluice.errors import InvalidRequest, UnknownThing
+from sluice.frontends.http.exchange import Exchange
 from sluice.frontends.http.reply import Reply, json_reply
-from sluice.frontends.http.routes import Call, Route, Routes, WrongMethod
+from sluice.frontends.http.routes import Route, Routes, WrongMethod
 
 
-async def endpoint(call: Call) -> Reply:
+async def endpoint(exchange: Exchange) -> Reply:
     return json_reply({})
 
 
-async def statistics(call: Call) -> Reply:
+async def statistics(exchange: Exchange) -> Reply:
     return json_reply({})
 
 
