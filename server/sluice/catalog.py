@@ -1,7 +1,7 @@
 """What is live: each version's way from load over warm and live to drained and gone.
 
-A version is loaded and warmed on its workers beside whatever serves already, and only then takes the place of its
-predecessor, which finishes what it was given. Whatever is wrong with one version becomes its state's reason and touches
+A version is brought up (`loading.py`) beside whatever serves already, and only then takes the place of its predecessor,
+which finishes what it was given. Whatever is wrong with one version becomes its state's reason and touches
 no other.
 """
 
@@ -11,49 +11,24 @@ import asyncio
 import itertools
 import logging
 import shutil
-import tempfile
-import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
-from sluice.admission.validation import Rules
 from sluice.config import settings as config
-from sluice.errors import (
-    InvalidRequest,
-    ModelError,
-    ModelFailed,
-    NotReady,
-    SluiceError,
-    UnknownModel,
-    Unsupported,
-    WorkerLost,
-)
-from sluice.request import Tensor
-from sluice.scheduler.entry import Limits, Work
-from sluice.scheduler.loop import Lane, Scheduler
-from sluice.spec import ModelSpec, Padding, Signature, TensorSpec
-from sluice.store import python_policy, repository, triton
-from sluice.store.axes import build_spec, signature_from_settings
+from sluice.errors import InvalidRequest, ModelError, NotReady, SluiceError, UnknownModel, Unsupported
+from sluice.loading import Loader, Version, fingerprint_of
+from sluice.spec import Padding, TensorSpec
+from sluice.store import overlay, repository, triton
 from sluice.store.repository import Finding, VersionFiles
-from sluice.store.settings import ModelSettings
-from sluice.telemetry.record import Record, VersionRecord
 from sluice.telemetry.statistics import ModelStatistics
-from sluice.workers import warming, wire
 from sluice.workers.pool import Pool
-from sluice.workers.probe import probe
-from sluice.workers.worker import Resident, State, Worker
+from sluice.workers.worker import State
 
 log = logging.getLogger("sluice.catalog")
 
-_T = TypeVar("_T")
-
 READY, UNAVAILABLE, LOADING, UNLOADING = "READY", "UNAVAILABLE", "LOADING", "UNLOADING"
-
-# Padded tokens in one batch when nobody says otherwise. On a CPU batches of more than 256 tokens lose throughput
-# (sorted by length: ×1.16 at 256, ×1.13 at 512, ×0.92 at 1024); a GPU needs far more to be busy.
-DEFAULT_BATCH_TOKENS = {"cpu": 256, "cuda": 16384}
 
 
 @dataclass(frozen=True)
@@ -78,29 +53,6 @@ class ModelMetadata:
     properties: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A live version: everything a request meets after it was routed."""
-
-    files: VersionFiles
-    fingerprint: object  # changes when the files or settings do
-    spec: ModelSpec
-    rules: Rules
-    lane: Lane
-    record: VersionRecord
-    workers: tuple[Worker, ...]
-    padding_reason: str
-    seconds: float  # from load to warm
-    scheduler: Scheduler
-
-    @property
-    def number(self) -> str:
-        return self.spec.version
-
-    async def submit(self, work: Work) -> tuple[Tensor, ...]:
-        return await self.scheduler.submit(self.lane, work)
-
-
 @dataclass(slots=True)
 class _Status:
     state: str
@@ -111,20 +63,14 @@ class _Status:
 class Catalog:
     """Every known model with its versions; the only owner of their states."""
 
-    def __init__(
-        self, models: config.Models, limits: config.Scheduler, pool: Pool, scheduler: Scheduler, record: Record
-    ) -> None:
+    def __init__(self, models: config.Models, pool: Pool, loader: Loader) -> None:
         self._settings = models
-        self._limits = limits
         self._pool = pool
-        self._scheduler = scheduler
-        self._record = record
+        self._loader = loader
         self._models: dict[str, dict[str, _Status]] = {}
         self._latest: dict[str, Version] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._alone = asyncio.Lock()
         self._overlays: dict[str, list[Path]] = {}
-        self._generations = itertools.count(1)
         self._tasks: set[asyncio.Task[None]] = set()
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
 
@@ -262,7 +208,7 @@ class Catalog:
             if files:
                 if config is None:
                     raise InvalidRequest("'config' must be given when files are")
-                directory = await asyncio.to_thread(_write_overlay, name, files)
+                directory = await asyncio.to_thread(overlay.write, name, files)
                 self._overlays.setdefault(name, []).append(directory)
             try:
                 finding = await asyncio.to_thread(repository.find, directory, name, config)
@@ -316,14 +262,14 @@ class Catalog:
         """Load one version; the reason if it cannot be."""
         statuses = self._models[files.model]
         old = statuses.get(files.version)
-        fingerprint = _fingerprint(files)
+        fingerprint = fingerprint_of(files)
         if old is not None and old.version is not None:
             if old.version.fingerprint == fingerprint:
                 return ""
         else:
             statuses[files.version] = _Status(LOADING)
         try:
-            version = await self._load_twice(files, fingerprint, old.version if old else None)
+            version = await self._loader.load(files, fingerprint, old.version if old else None)
         except Exception as error:  # whatever one version does must not stop the others
             expected = isinstance(error, SluiceError)
             reason = error.message if isinstance(error, SluiceError) else f"internal error: {error!r:.200}"
@@ -338,91 +284,8 @@ class Catalog:
         self._choose_latest(files.model)
         self.notify()
         if replaced is not None:
-            self._in_background(self._drain(replaced))
+            self._in_background(self._loader.drain(replaced))
         return ""
-
-    async def _load_twice(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
-        """A worker that died while several versions were loading does not tell which of them it died of: each is
-        tried once more, alone."""
-        try:
-            return await self._load(files, fingerprint, old)
-        except WorkerLost as error:
-            log.warning("model '%s' version %s: %s; loading it again", files.model, files.version, error.message)
-        async with self._alone:
-            await asyncio.gather(*(worker.back() for worker in self._pool.workers))
-            return await self._load(files, fingerprint, old)
-
-    async def _load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
-        began = time.monotonic()
-        settings = files.settings
-        key = f"{files.model}/{files.version}#{next(self._generations)}"
-        workers = self._pool.choose(settings.instances, settings.gpus)
-        running = [worker for worker in workers if worker.state is State.RUNNING]
-        if not running:
-            raise ModelError("no worker is running on the devices this model asks for")
-        load = self._load_message(key, files)
-        try:
-            signatures = await _all(worker.load(load) for worker in running)
-            spec = build_spec(files, signatures[0], self._limits.max_batch_rows)
-            finding = await probe(running[0], key, spec, settings.tolerance, _asked(settings))
-            spec = finding.spec
-            limits = self._version_limits(spec, settings)
-            warm_up = warming.works(spec, settings, limits, files.directory.parent)
-            await _all(_warm(worker, key, spec, warm_up) for worker in running)
-        except BaseException:
-            for worker in running:
-                worker.unload(key)
-            raise
-        record = old.record if old is not None else self._record.version(files.model, files.version)
-        lane = Lane(key, spec, limits, record)
-        record.watch_queue(lambda: len(lane.queue))
-        record.set_padding(spec.padding)
-        self._scheduler.add_lane(lane)
-        for worker in workers:
-            worker.adopt(Resident(load, spec, warm_up))
-        seconds = time.monotonic() - began
-        self._report(spec, finding.reason, settings, seconds)
-        rules = Rules(settings.priority_levels, settings.default_priority, settings.max_length)
-        return Version(
-            files, fingerprint, spec, rules, lane, record, tuple(workers), finding.reason, seconds, self._scheduler
-        )
-
-    def _load_message(self, key: str, files: VersionFiles) -> wire.Load:
-        signature: Signature | None = None
-        if files.backend == "python":
-            python_policy.check_allowed(files.path, self._settings.python_directories)
-            signature = signature_from_settings(files.settings)
-        device = self._pool.workers[0].device
-        return wire.Load(
-            key=key,
-            backend=files.backend,
-            path=str(files.path.absolute()),
-            directory=str(files.directory.absolute()),
-            parameters=dict(files.settings.parameters),
-            device=device.kind,
-            threads=device.threads,
-            platform=signature.platform if signature else None,
-            inputs=wire.from_ports(signature.inputs) if signature else (),
-            outputs=wire.from_ports(signature.outputs) if signature else (),
-        )
-
-    def _version_limits(self, spec: ModelSpec, settings: ModelSettings) -> Limits:
-        tokens = settings.max_batch_tokens or self._limits.max_batch_tokens or DEFAULT_BATCH_TOKENS[self._pool.kind]
-        rows = max(1, spec.max_batch_rows)
-        return Limits(
-            rows=rows,
-            tokens=tokens if spec.has_sequence else rows,
-            size=self._limits.max_batch_bytes,
-            queue=settings.max_queue or self._limits.max_queue,
-            queue_timeout=settings.queue_timeout or self._limits.queue_timeout or None,
-        )
-
-    def _report(self, spec: ModelSpec, reason: str, settings: ModelSettings, seconds: float) -> None:
-        for note in settings.notes:
-            log.info("model '%s': %s", spec.name, note)
-        if reason:
-            log.warning("model '%s' version %s: padding is '%s': %s", spec.name, spec.version, spec.padding, reason)
-        log.info("model '%s' version %s is ready after %.1f s", spec.name, spec.version, seconds)
 
     def _choose_latest(self, name: str) -> None:
         ready = [number for number, status in self._models[name].items() if status.state == READY]
@@ -439,16 +302,10 @@ class Catalog:
         if version is not None:
             status.state = UNLOADING
             self.notify()
-            await self._drain(version)
+            await self._loader.drain(version)
             version.record.close()
         self._models[name][number] = _Status(UNAVAILABLE, "unloaded")
         self.notify()
-
-    async def _drain(self, version: Version) -> None:
-        await version.lane.drained()
-        self._scheduler.remove_lane(version.lane)
-        for worker in version.workers:
-            worker.unload(version.lane.key)
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -460,11 +317,11 @@ class Catalog:
         comes back reads them again."""
         versions = [status.version for status in self._models.get(name, {}).values() if status.version is not None]
         kept = []
-        for overlay in self._overlays.pop(name, ()):
-            if any(version.files.directory.is_relative_to(overlay) for version in versions):
-                kept.append(overlay)
+        for directory in self._overlays.pop(name, ()):
+            if any(version.files.directory.is_relative_to(directory) for version in versions):
+                kept.append(directory)
             else:
-                await asyncio.to_thread(shutil.rmtree, overlay, ignore_errors=True)
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         if kept:
             self._overlays[name] = kept
 
@@ -472,60 +329,10 @@ class Catalog:
         """Forget everything; requests were drained before."""
         for task in self._tasks:
             task.cancel()
-        for overlay in itertools.chain.from_iterable(self._overlays.values()):
-            shutil.rmtree(overlay, ignore_errors=True)
+        for directory in itertools.chain.from_iterable(self._overlays.values()):
+            shutil.rmtree(directory, ignore_errors=True)
         self._overlays.clear()
-
-
-async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> None:
-    for work in works:
-        try:
-            await worker.trial(key, spec, [work])
-        except (ModelFailed, InvalidRequest) as error:
-            log.warning("model '%s' version %s: a warm-up run failed: %s", spec.name, spec.version, error.message)
-
-
-async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
-    """Every result, or the first error once all have ended, so that nothing goes on behind a failed load."""
-    outcomes = await asyncio.gather(*awaitables, return_exceptions=True)
-    for outcome in outcomes:
-        if isinstance(outcome, BaseException):
-            raise outcome
-    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
-
-
-def _asked(settings: ModelSettings) -> Padding | None:
-    return Padding(settings.padding) if settings.padding else None
 
 
 def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
-
-
-def _fingerprint(files: VersionFiles) -> object:
-    """Equal for a version whose files and settings did not change."""
-    try:
-        seen = sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files.directory.rglob("*"))
-    except OSError:
-        seen = []
-    return files.settings, files.directory, seen
-
-
-def _write_overlay(name: str, files: Mapping[str, bytes]) -> Path:
-    """A repository of one model, made of files that came with a load request."""
-    root = Path(tempfile.mkdtemp(prefix="sluice-"))
-    try:
-        for given, content in files.items():
-            parts = PurePosixPath(given.removeprefix("file:")).parts
-            if not parts or any(part in ("..", "/") or part.startswith(".") for part in parts) or len(parts) > 8:
-                raise InvalidRequest(f"'{given}' is not the path of a file in a model's directory")
-            target = root.joinpath(PurePosixPath(name).name or "model", *parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    except (OSError, ValueError) as error:
-        shutil.rmtree(root, ignore_errors=True)
-        raise InvalidRequest(f"a file of the load request cannot be written: {error}") from error
-    except BaseException:
-        shutil.rmtree(root, ignore_errors=True)
-        raise
-    return root

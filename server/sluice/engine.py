@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 from sluice import classification
 from sluice.admission import validation
-from sluice.catalog import Catalog, Version
+from sluice.catalog import Catalog
 from sluice.errors import Cancelled, DeadlineExceeded, InternalError, SluiceError, Stopping
+from sluice.loading import Version
 from sluice.request import InferRequest, InferResponse
 from sluice.telemetry.record import Record
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import graphs
-from conftest import Server, end, launch
+from servers import Server, end, launch
 
 HERE = Path(__file__).parent
 PATIENCE = 300.0
@@ -30,7 +30,7 @@ Outcomes = dict[str, str]
 
 def names(script: Path) -> list[str]:
     """The checks of a script, in its order."""
-    return re.findall(r"^(?:async )?(?:def|function) check_(\w+)", script.read_text(), re.MULTILINE)
+    return re.findall(r"^(?:export )?(?:async )?(?:def|function) check_(\w+)", script.read_text(), re.MULTILINE)
 
 
 @contextmanager
@@ -42,7 +42,9 @@ def outcomes(directory: Path, *command: str) -> Iterator[Outcomes]:
     graphs.identity(repository, "fp16", ("FP16",))
     graphs.identity(repository, "bf16", ("BF16",))
     graphs.python_echo(repository, gate=gate, more="max_queue = 1\nmax_batch_rows = 1\n")
-    server = launch(repository, directory / "server.log", "--python-directory", str(repository))
+    # One worker: when it answers `echo`, nothing that held it up before is left.
+    flags = ("--workers", "1", "--python-directory", str(repository))
+    server = launch(repository, directory / "server.log", *flags)
     try:
         yield _run([*command, server.http, server.grpc, str(gate)], directory, server)
     finally:

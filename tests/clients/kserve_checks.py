@@ -32,6 +32,8 @@ from kserve.protocol.infer_type import RequestedOutput  # type: ignore[import-no
 
 Tensor = np.ndarray[Any, Any]
 
+PATIENCE = 60.0  # seconds that a check may take; what hangs must not keep the others from running
+
 # Sent at once to the model that is held up; it can have a few at work and one waiting, so most of them are refused.
 CROWD = 20
 MOST = 10
@@ -346,7 +348,8 @@ async def main(server: Server) -> None:
     checks = [(name.removeprefix("check_"), check) for name, check in globals().items() if name.startswith("check_")]
     for name, check in checks:
         try:
-            await check(server)
+            async with asyncio.timeout(PATIENCE):
+                await check(server)
             found = ""
         except Exception:
             found = traceback.format_exc()

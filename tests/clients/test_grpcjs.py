@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[checks.Outcomes]:
     directory: Path = tmp_path_factory.mktemp("grpcjs")
-    with checks.outcomes(directory, "node", str(SCRIPT)) as found:
+    with checks.outcomes(directory, "node", str(SCRIPT.with_name("run.mjs"))) as found:
         yield found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc
 import tritonclient.http
-from conftest import Server
+from servers import Server
 from tritonclient.utils import np_to_triton_dtype
 
 MODULES: dict[str, ModuleType] = {"http": tritonclient.http, "grpc": tritonclient.grpc}

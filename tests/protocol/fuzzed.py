@@ -11,7 +11,7 @@ from typing import Any
 
 import graphs
 import psutil
-from conftest import Server, end, launch
+from servers import Server, end, launch
 from tritonclient.grpc import service_pb2 as pb
 from wires import Ask, Input, call, http_call, tokens
 

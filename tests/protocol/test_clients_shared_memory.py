@@ -11,7 +11,7 @@ import graphs
 import numpy as np
 import pytest
 from clients import given, open_client, wanted
-from conftest import Server, end, launch
+from servers import Server, end, launch
 from tritonclient.utils import InferenceServerException, serialize_byte_tensor, shared_memory
 
 PROTOCOLS = ["http", "grpc"]

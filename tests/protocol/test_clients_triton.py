@@ -16,7 +16,7 @@ import pytest
 import tritonclient.grpc.aio
 import tritonclient.http.aio
 from clients import MODULES, given, ids, open_client, wanted
-from conftest import Server, end, launch
+from servers import Server, end, launch
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 from wires import wait_until
 

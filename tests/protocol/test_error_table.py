@@ -13,9 +13,9 @@ from pathlib import Path
 import graphs
 import grpc
 import pytest
-from conftest import Server, StartServer, end, launch
 from error_cases import CASES, GOOD, MESSAGE_LIMIT, Both, Case, echo
 from grpc import StatusCode
+from servers import Server, StartServer, end, launch
 from tritonclient.grpc import service_pb2 as pb
 from wires import PATIENCE, Ask, call, channel, connect, http_call, method_of, wait_until
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import graphs
 import grpc
 import pytest
-from conftest import Server, end, launch
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
+from servers import Server, end, launch
 from tritonclient.grpc import service_pb2 as pb
 from wires import SERVICE, call, channel
 

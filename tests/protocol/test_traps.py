@@ -17,9 +17,9 @@ import grpc
 import numpy as np
 import pytest
 import tritonclient.http
-from conftest import Server, end, launch
 from google.protobuf.unknown_fields import UnknownFieldSet
 from grpc import StatusCode
+from servers import Server, end, launch
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import deserialize_bytes_tensor

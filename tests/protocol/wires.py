@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 import numpy as np
-from conftest import Server
+from servers import Server
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import serialize_byte_tensor, triton_to_np_dtype
 

@@ -13,7 +13,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as aio_grpc
 import tritonclient.http as triton_http
 import tritonclient.http.aio as aio_http
-from conftest import Server, end, launch
+from servers import Server, end, launch
 from traffic import Array, Gate, Tagged, echo, executions, int64, pending, statistics, until
 from tritonclient.utils import InferenceServerException
 

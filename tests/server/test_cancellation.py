@@ -15,7 +15,7 @@ import tritonclient.grpc as triton_grpc
 import tritonclient.grpc.aio as aio_grpc
 import tritonclient.http as triton_http
 import tritonclient.http.aio as aio_http
-from conftest import Server, end, launch
+from servers import Server, end, launch
 from traffic import Gate, connect, executions, int64, pending, post, statistics, until
 from tritonclient.utils import InferenceServerException
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import graphs
 import pytest
-from conftest import Server, end, launch
+from servers import Server, end, launch
 
 import sluice
 

@@ -14,7 +14,7 @@ import graphs
 import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
-from conftest import Server, StartServer
+from servers import Server, StartServer
 from traffic import PATIENCE, Gate, Load, connect, echo, gone, named_memory, post, until
 
 SLOW_MODEL = '''

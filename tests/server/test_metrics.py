@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import graphs
 import pytest
-from conftest import Server, end, launch
+from servers import Server, end, launch
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_what_cannot_be_read_is_counted_too(server: Server) -> None:
 
 def test_unknown_models_share_one_label(server: Server) -> None:
     """Otherwise anybody could fill the metrics with names."""
-    body = {"inputs": []}
+    body: dict[str, list[object]] = {"inputs": []}
     for name in ("nosuch", "neither"):
         assert server.request("POST", f"/v2/models/{name}/infer", body)[0] == 404
     assert server.metric("sluice_request_failures_total", model="nosuch") == 0

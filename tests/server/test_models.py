@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from conftest import Server, StartServer, end, launch
+from servers import Server, StartServer, end, launch
 from traffic import Load, echo, int64
 from tritonclient.utils import InferenceServerException
 

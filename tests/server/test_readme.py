@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Server, end, launch
+from servers import Server, end, launch
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

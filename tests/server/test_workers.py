@@ -14,7 +14,7 @@ import graphs
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
-from conftest import Server, StartServer
+from servers import Server, StartServer
 from traffic import Gate, Load, connect, echo, gone, int64, named_memory, pending, post, until
 from tritonclient.utils import InferenceServerException
 

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from conftest import Server
+from servers import Server
 
 PATIENCE = 60.0
 

@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"frontends"},
     {"engine"},
     {"catalog"},
+    {"loading"},
     {"workers"},
     {"admission", "classification"},
     {"scheduler", "store", "backends"},

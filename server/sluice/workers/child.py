@@ -153,7 +153,7 @@ def main(arguments: list[str]) -> None:
     # What a model's own code prints must not end up among the server's output.
     os.dup2(2, 1)
     channel = socket.socket(fileno=connection)
-    logging.basicConfig(level=logging.INFO, handlers=[_LogToServer(channel)])
+    logging.basicConfig(level=logging.INFO, handlers=[_LogToServer(channel)], format="%(message)s")
     try:
         Worker(channel, [Slot(descriptor) for descriptor in slots]).serve()
     except ConnectionError:

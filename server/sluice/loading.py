@@ -1,0 +1,197 @@
+"""Brings one version up: loads it on its workers, learns its spec, warms it, opens its lane; and takes it down again.
+
+Whatever fails on the way, the workers are left without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from sluice.admission.validation import Rules
+from sluice.config import settings as config
+from sluice.errors import InvalidRequest, ModelError, ModelFailed, WorkerLost
+from sluice.request import Tensor
+from sluice.scheduler.entry import Limits, Work
+from sluice.scheduler.loop import Lane, Scheduler
+from sluice.spec import ModelSpec, Padding, Signature
+from sluice.store import python_policy
+from sluice.store.axes import build_spec, signature_from_settings
+from sluice.store.repository import VersionFiles
+from sluice.store.settings import ModelSettings
+from sluice.telemetry.record import Record, VersionRecord
+from sluice.workers import warming, wire
+from sluice.workers.pool import Pool
+from sluice.workers.probe import probe
+from sluice.workers.worker import Resident, State, Worker
+
+log = logging.getLogger("sluice.catalog")
+
+_T = TypeVar("_T")
+
+# Padded tokens in one batch when nobody says otherwise. On a CPU batches of more than 256 tokens lose throughput
+# (sorted by length: ×1.16 at 256, ×1.13 at 512, ×0.92 at 1024); a GPU needs far more to be busy.
+DEFAULT_BATCH_TOKENS = {"cpu": 256, "cuda": 16384}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A live version: everything a request meets after it was routed."""
+
+    files: VersionFiles
+    fingerprint: object  # changes when the files or settings do
+    spec: ModelSpec
+    rules: Rules
+    lane: Lane
+    record: VersionRecord
+    workers: tuple[Worker, ...]
+    padding_reason: str
+    seconds: float  # from load to warm
+    scheduler: Scheduler
+
+    @property
+    def number(self) -> str:
+        return self.spec.version
+
+    async def submit(self, work: Work) -> tuple[Tensor, ...]:
+        return await self.scheduler.submit(self.lane, work)
+
+
+class Loader:
+    """Knows the pool and the scheduler, so that the catalog need not."""
+
+    def __init__(
+        self, models: config.Models, limits: config.Scheduler, pool: Pool, scheduler: Scheduler, record: Record
+    ) -> None:
+        self._settings = models
+        self._limits = limits
+        self._pool = pool
+        self._scheduler = scheduler
+        self._record = record
+        self._generations = itertools.count(1)
+        self._alone = asyncio.Lock()
+
+    async def load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
+        """A worker that died while several versions were loading does not tell which of them it died of: each is
+        tried once more, alone."""
+        try:
+            return await self._load_once(files, fingerprint, old)
+        except WorkerLost as error:
+            log.warning("model '%s' version %s: %s; loading it again", files.model, files.version, error.message)
+        async with self._alone:
+            await asyncio.gather(*(worker.back() for worker in self._pool.workers))
+            return await self._load_once(files, fingerprint, old)
+
+    async def _load_once(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
+        began = time.monotonic()
+        settings = files.settings
+        key = f"{files.model}/{files.version}#{next(self._generations)}"
+        workers = self._pool.choose(settings.instances, settings.gpus)
+        running = [worker for worker in workers if worker.state is State.RUNNING]
+        if not running:
+            raise ModelError("no worker is running on the devices this model asks for")
+        load = self._load_message(key, files)
+        try:
+            signatures = await _all(worker.load(load) for worker in running)
+            spec = build_spec(files, signatures[0], self._limits.max_batch_rows)
+            finding = await probe(running[0], key, spec, settings.tolerance, _asked(settings))
+            spec = finding.spec
+            limits = self._version_limits(spec, settings)
+            warm_up = warming.works(spec, settings, limits, files.directory.parent)
+            await _all(_warm(worker, key, spec, warm_up) for worker in running)
+        except BaseException:
+            for worker in running:
+                worker.unload(key)
+            raise
+        record = old.record if old is not None else self._record.version(files.model, files.version)
+        lane = Lane(key, spec, limits, record)
+        record.watch_queue(lambda: len(lane.queue))
+        record.set_padding(spec.padding)
+        self._scheduler.add_lane(lane)
+        for worker in workers:
+            worker.adopt(Resident(load, spec, warm_up))
+        seconds = time.monotonic() - began
+        self._report(spec, finding.reason, settings, seconds)
+        rules = Rules(settings.priority_levels, settings.default_priority, settings.max_length)
+        return Version(
+            files, fingerprint, spec, rules, lane, record, tuple(workers), finding.reason, seconds, self._scheduler
+        )
+
+    def _load_message(self, key: str, files: VersionFiles) -> wire.Load:
+        signature: Signature | None = None
+        if files.backend == "python":
+            python_policy.check_allowed(files.path, self._settings.python_directories)
+            signature = signature_from_settings(files.settings)
+        device = self._pool.workers[0].device
+        return wire.Load(
+            key=key,
+            backend=files.backend,
+            path=str(files.path.absolute()),
+            directory=str(files.directory.absolute()),
+            parameters=dict(files.settings.parameters),
+            device=device.kind,
+            threads=device.threads,
+            platform=signature.platform if signature else None,
+            inputs=wire.from_ports(signature.inputs) if signature else (),
+            outputs=wire.from_ports(signature.outputs) if signature else (),
+        )
+
+    def _version_limits(self, spec: ModelSpec, settings: ModelSettings) -> Limits:
+        tokens = settings.max_batch_tokens or self._limits.max_batch_tokens or DEFAULT_BATCH_TOKENS[self._pool.kind]
+        rows = max(1, spec.max_batch_rows)
+        return Limits(
+            rows=rows,
+            tokens=tokens if spec.has_sequence else rows,
+            size=self._limits.max_batch_bytes,
+            queue=settings.max_queue or self._limits.max_queue,
+            queue_timeout=settings.queue_timeout or self._limits.queue_timeout or None,
+        )
+
+    def _report(self, spec: ModelSpec, reason: str, settings: ModelSettings, seconds: float) -> None:
+        for note in settings.notes:
+            log.info("model '%s': %s", spec.name, note)
+        if reason:
+            log.warning("model '%s' version %s: padding is '%s': %s", spec.name, spec.version, spec.padding, reason)
+        log.info("model '%s' version %s is ready after %.1f s", spec.name, spec.version, seconds)
+
+    async def drain(self, version: Version) -> None:
+        """Let a version finish what it was given, then take it off its workers."""
+        await version.lane.drained()
+        self._scheduler.remove_lane(version.lane)
+        for worker in version.workers:
+            worker.unload(version.lane.key)
+
+
+async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> None:
+    for work in works:
+        try:
+            await worker.trial(key, spec, [work])
+        except (ModelFailed, InvalidRequest) as error:
+            log.warning("model '%s' version %s: a warm-up run failed: %s", spec.name, spec.version, error.message)
+
+
+async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
+    """Every result, or the first error once all have ended, so that nothing goes on behind a failed load."""
+    outcomes = await asyncio.gather(*awaitables, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
+def _asked(settings: ModelSettings) -> Padding | None:
+    return Padding(settings.padding) if settings.padding else None
+
+
+def fingerprint_of(files: VersionFiles) -> object:
+    """Equal for a version whose files and settings did not change."""
+    try:
+        seen = sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files.directory.rglob("*"))
+    except OSError:
+        seen = []
+    return files.settings, files.directory, seen
