@@ -72,7 +72,8 @@ class App:
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader)
         self.health = Health(self.catalog)
-        self.catalog.notify = self.pool.notify = self.health.notify
+        self.catalog.notify = self.health.notify
+        self.pool.notify = self.catalog.workers_changed
         self.engine = Engine(self.catalog, record)
         self._regions = Regions(settings.server.shared_memory)
         services = Services(self.engine, self.catalog, self.health, self._regions, switches, settings.server)
@@ -115,14 +116,17 @@ class App:
         # No new connections; what is open finishes its requests.
         self._http.stop_accepting()
         self._grpc.stop_accepting()
-        patience = self._settings.shutdown.drain_timeout
+        # One limit for all that follows, so that whoever sent the signal can tell how long to wait.
+        limit = self._settings.shutdown.drain_timeout
+        until = asyncio.get_running_loop().time() + limit
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout_at(until):
                 await self.engine.drained()
         except TimeoutError:
-            log.warning("%d requests were not finished within %g s", self.engine.in_flight, patience)
+            log.warning("requests not finished within %g s: %d", limit, self.engine.in_flight)
         # Idle connections get a moment to send what is on its way; then nothing new is accepted at all.
-        await asyncio.gather(self._http.close(patience), self._grpc.close(patience))
+        left = max(0.0, until - asyncio.get_running_loop().time())
+        await asyncio.gather(self._http.close(left), self._grpc.close(left))
         self.engine.close()
         await self.close()
 
@@ -216,10 +220,11 @@ async def _unserved(settings: Settings) -> AsyncIterator[App]:
 
 def _checked(catalog: Catalog, row: IndexRow) -> CheckRow:
     try:
-        padding, reason, seconds = catalog.padding(row.name, row.version)
+        version = catalog.live(row.name, row.version)
     except SluiceError:
         return CheckRow(row.name, row.version, False, row.reason, 0.0, "")
-    return CheckRow(row.name, row.version, True, reason, seconds, padding.value)
+    reason = version.trouble or version.padding_reason
+    return CheckRow(row.name, row.version, not version.trouble, reason, version.seconds, version.spec.padding.value)
 
 
 def curl(url: str, spec: ModelSpec) -> str:

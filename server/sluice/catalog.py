@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from sluice.config import settings as config
-from sluice.errors import InvalidRequest, ModelError, NotReady, SluiceError, UnknownModel, Unsupported
+from sluice.errors import ConfigError, InvalidRequest, ModelError, NotReady, SluiceError, UnknownModel, Unsupported
 from sluice.loading import Loader, Version, fingerprint_of
-from sluice.spec import Padding, TensorSpec
+from sluice.spec import TensorSpec
 from sluice.store import overlay, repository, triton
 from sluice.store.repository import Finding, VersionFiles
 from sluice.telemetry.statistics import ModelStatistics
@@ -123,6 +123,9 @@ class Catalog:
     def capable(self) -> bool:
         if not any(worker.state is State.RUNNING for worker in self._pool.workers):
             return False
+        required = [name for name in self._settings.load if name != "*"]
+        if not all(name in self._latest for name in required):
+            return False
         versions = [status.version for statuses in self._models.values() for status in statuses.values()]
         return all(self._held(version) for version in versions if version is not None)
 
@@ -134,6 +137,21 @@ class Catalog:
 
     def _held(self, version: Version) -> bool:
         return any(worker.holds(version.lane.key) for worker in version.workers)
+
+    def workers_changed(self) -> None:
+        """A version that none of its workers can load again is out of service: its requests must not wait for ever."""
+        for name, statuses in self._models.items():
+            for number, status in list(statuses.items()):
+                version = status.version
+                if version is None or status.state != READY:
+                    continue
+                reasons = [worker.refused(version.lane.key) for worker in version.workers]
+                if all(reasons):
+                    log.error("model '%s' version %s is out of service: %s", name, number, reasons[0])
+                    statuses[number] = _Status(UNAVAILABLE, reasons[0])
+                    self._loader.abandon(version, reasons[0])
+                    self._choose_latest(name)
+        self.notify()
 
     # What clients ask about models.
 
@@ -164,7 +182,7 @@ class Catalog:
 
     def index(self, ready: bool = False) -> list[IndexRow]:
         rows = [
-            IndexRow(name, number, status.state, status.reason)
+            IndexRow(name, number, status.state, status.reason or (status.version.trouble if status.version else ""))
             for name, statuses in self._models.items()
             for number, status in statuses.items()
         ]
@@ -174,20 +192,14 @@ class Catalog:
         rows = [row for row in rows if row.state == READY] if ready else rows
         return sorted(rows, key=lambda row: (row.name, int(row.version or 0)))
 
-    def padding(self, name: str, version: str) -> tuple[Padding, str, float]:
-        """How a live version may be padded, why, and how long it took to get ready."""
-        found = self.live(name, version)
-        return found.spec.padding, found.padding_reason, found.seconds
-
     # Loading and unloading.
 
     async def load_all(self) -> None:
         """Load what the settings name; what cannot be loaded is left in the index with its reason."""
-        if not self._settings.repository.is_dir():
-            log.warning("the model repository %s does not exist", self._settings.repository)
-            findings = []
-        else:
+        try:
             findings = await asyncio.to_thread(repository.scan, self._settings.repository)
+        except ModelError as error:
+            raise ConfigError(f"models.repository: {error.message}") from error
         if "*" not in self._settings.load:
             found = {finding.name: finding for finding in findings}
             for name in set(self._settings.load) - set(found):
@@ -251,6 +263,8 @@ class Catalog:
             statuses.pop("", None)
         outcomes = await asyncio.gather(*(self._bring_up(files) for files in finding.versions))
         problems += [reason for reason in outcomes if reason]
+        for note in finding.settings.notes if finding.settings is not None else ():
+            log.info("model '%s': %s", finding.name, note)
         self._choose_latest(finding.name)
         kept = wanted | {number for number, _ in finding.problems}
         if wanted:  # a directory that could not be read at all takes nothing down

@@ -24,6 +24,9 @@ SluiceError
     └── ModelError
 """
 
+import os
+import socket
+
 
 class SluiceError(Exception):
     """Base of the tree. `reason` is the short label used in metrics and logs."""
@@ -118,3 +121,10 @@ class ConfigError(SetupError):
 
 class ModelError(SetupError):
     reason = "model"
+
+
+def system_reason(error: OSError) -> str:
+    """What the system says is wrong, without what libraries add to it, as the address, which our messages name."""
+    if error.errno is None or isinstance(error, socket.gaierror):  # whose numbers are its own
+        return error.strerror or str(error)
+    return os.strerror(error.errno)

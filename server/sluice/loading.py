@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from sluice.admission.validation import Rules
 from sluice.config import settings as config
-from sluice.errors import InvalidRequest, ModelError, ModelFailed, WorkerLost
+from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, WorkerLost
 from sluice.request import Tensor
 from sluice.scheduler.entry import Limits, Work
 from sluice.scheduler.loop import Lane, Scheduler
@@ -51,6 +51,7 @@ class Version:
     record: VersionRecord
     workers: tuple[Worker, ...]
     padding_reason: str
+    trouble: str  # how it failed at warm-up; it is served all the same, since made-up input may be the reason
     seconds: float  # from load to warm
     scheduler: Scheduler
 
@@ -97,13 +98,15 @@ class Loader:
             raise ModelError("no worker is running on the devices this model asks for")
         load = self._load_message(key, files)
         try:
-            signatures = await _all(worker.load(load) for worker in running)
-            spec = build_spec(files, signatures[0], self._limits.max_batch_rows)
+            # One worker goes ahead: what kills it, or never ends, costs the others nothing.
+            signature = await running[0].load(load)
+            spec = build_spec(files, signature, self._limits.max_batch_rows)
             finding = await probe(running[0], key, spec, settings.tolerance, _asked(settings))
             spec = finding.spec
             limits = self._version_limits(spec, settings)
             warm_up = warming.works(spec, settings, limits, files.directory.parent)
-            await _all(_warm(worker, key, spec, warm_up) for worker in running)
+            await _all(worker.load(load) for worker in running[1:])
+            troubles = await _all(_warm(worker, key, spec, warm_up) for worker in running)
         except BaseException:
             for worker in running:
                 worker.unload(key)
@@ -116,10 +119,21 @@ class Loader:
         for worker in workers:
             worker.adopt(Resident(load, spec, warm_up))
         seconds = time.monotonic() - began
-        self._report(spec, finding.reason, settings, seconds)
+        trouble = next(filter(None, troubles), "")
+        self._report(spec, finding.reason, trouble, seconds)
         rules = Rules(settings.priority_levels, settings.default_priority, settings.max_length)
         return Version(
-            files, fingerprint, spec, rules, lane, record, tuple(workers), finding.reason, seconds, self._scheduler
+            files,
+            fingerprint,
+            spec,
+            rules,
+            lane,
+            record,
+            tuple(workers),
+            finding.reason,
+            trouble,
+            seconds,
+            self._scheduler,
         )
 
     def _load_message(self, key: str, files: VersionFiles) -> wire.Load:
@@ -152,11 +166,11 @@ class Loader:
             queue_timeout=settings.queue_timeout or self._limits.queue_timeout or None,
         )
 
-    def _report(self, spec: ModelSpec, reason: str, settings: ModelSettings, seconds: float) -> None:
-        for note in settings.notes:
-            log.info("model '%s': %s", spec.name, note)
+    def _report(self, spec: ModelSpec, reason: str, trouble: str, seconds: float) -> None:
         if reason:
             log.warning("model '%s' version %s: padding is '%s': %s", spec.name, spec.version, spec.padding, reason)
+        if trouble:
+            log.warning("model '%s' version %s: %s", spec.name, spec.version, trouble)
         log.info("model '%s' version %s is ready after %.1f s", spec.name, spec.version, seconds)
 
     async def drain(self, version: Version) -> None:
@@ -166,13 +180,29 @@ class Loader:
         for worker in version.workers:
             worker.unload(version.lane.key)
 
+    def abandon(self, version: Version, reason: str) -> None:
+        """Take a version off its workers at once; what waits for it is answered."""
+        spec = version.spec
+        self._scheduler.refuse_all(
+            version.lane, NotReady(f"'{spec.name}' version {spec.version} is not at ready state: {reason}")
+        )
+        self._scheduler.remove_lane(version.lane)
+        for worker in version.workers:
+            worker.unload(version.lane.key)
+        version.record.close()
 
-async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> None:
+
+async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> str:
+    """Run them all; the first failure that is the model's own, not that of input made up here."""
+    trouble = ""
     for work in works:
         try:
             await worker.trial(key, spec, [work])
-        except (ModelFailed, InvalidRequest) as error:
-            log.warning("model '%s' version %s: a warm-up run failed: %s", spec.name, spec.version, error.message)
+        except InvalidRequest as error:
+            log.info("model '%s' version %s refuses made-up input: %s", spec.name, spec.version, error.message)
+        except ModelFailed as error:
+            trouble = trouble or f"a warm-up run failed: {error.message}"
+    return trouble
 
 
 async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:

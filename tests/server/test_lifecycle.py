@@ -211,7 +211,7 @@ def test_what_does_not_finish_in_time_is_given_up(repository: Path, gate: Gate, 
         until(gate.reached.exists, "a worker computes")
         assert server.stop(signal.SIGTERM) == 0
         assert client.recv(1000).startswith(b"HTTP/1.1 503")
-    assert "1 requests were not finished" in server.output()
+    assert "requests not finished within 0.1 s: 1" in server.output()
     nothing_left(server, workers)
 
 
@@ -272,6 +272,19 @@ def test_a_port_that_is_taken_is_told(repository: Path, tmp_path: Path, port: st
             serve(repository, *flags), capture_output=True, text=True, cwd=tmp_path, timeout=PATIENCE
         )
     assert result.returncode == 1
-    assert f"{port}_port" in result.stderr
-    assert str(number) in result.stderr
-    assert "Traceback" not in result.stderr
+    message = f"error: server.{port}_port: cannot listen on 127.0.0.1:{number}: Address already in use\n"
+    assert result.stderr == message
+
+
+def test_a_repository_that_is_not_there_stops_the_start(start_server: StartServer, tmp_path: Path) -> None:
+    """An unmounted disk must not look like a server that is ready for nothing."""
+    with pytest.raises(AssertionError, match=r"models\.repository") as failure:
+        start_server(tmp_path / "nowhere")
+    assert "Traceback" not in str(failure.value)
+
+
+def test_a_model_named_explicitly_is_required_for_ready(start_server: StartServer, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path / "models")
+    server = start_server(tmp_path / "models", "--load", "tagger", "--load", "absent")
+    assert server.request("GET", "/v2/models/tagger/ready")[0] == 200
+    assert server.request("GET", "/v2/health/ready")[0] == 503

@@ -162,3 +162,40 @@ def test_nothing_outlives_a_killed_server(repository: Path, gate: Gate, start_se
     for address in (server.netloc, server.grpc, server.metrics.split("/")[2]):
         host, port = address.split(":")
         socket.create_server((host, int(port))).close()
+
+
+def test_a_batch_that_computes_for_ever_fails_alone(start_server: StartServer, tmp_path: Path) -> None:
+    """Its worker is taken for hung and replaced; other models are served again, and the client is told."""
+    repository, gate = tmp_path / "models", tmp_path / "gate"
+    graphs.python_echo(repository, gate=gate, more="instances = 1")
+    graphs.tagger(repository)
+    flags = ("--python-directory", str(repository), "--compute-timeout", "0.5")
+    server = start_server(repository, *flags)
+    gate.touch()
+    body = {"inputs": [{"name": "x", "datatype": "INT64", "shape": [1, 1], "data": [1]}]}
+    status, reply = server.request("POST", "/v2/models/echo/infer", body)
+    assert (status, "longer than 0.5 s" in reply["error"]) == (500, True)
+    gate.unlink()
+    assert server.request("POST", "/v2/models/echo/infer", body)[0] == 200
+    assert server.metric("sluice_worker_restarts_total") >= 1
+
+
+def test_a_version_that_no_worker_can_load_again_is_out_of_service(start_server: StartServer, tmp_path: Path) -> None:
+    """Its requests are refused with the reason instead of waiting for ever, and it can be loaded again."""
+    repository = tmp_path / "models"
+    graphs.tagger(repository)
+    graphs.lookup(repository)
+    server = start_server(repository)
+    moved = (repository / "lookup").rename(tmp_path / "lookup")
+    for worker in server.workers():
+        worker.kill()
+    body = {"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 1], "data": [1]}]}
+    status, reply = server.request("POST", "/v2/models/lookup/infer", body)
+    assert (status, "not at ready state" in reply["error"]) == (503, True)
+    rows = {row["name"]: row for row in server.request("POST", "/v2/repository/index", {})[1]}
+    assert rows["lookup"]["state"] == "UNAVAILABLE"
+    assert rows["lookup"]["reason"]
+    assert server.request("POST", "/v2/models/tagger/infer", body)[0] == 200
+    moved.rename(repository / "lookup")
+    assert server.request("POST", "/v2/repository/models/lookup/load", {})[0] == 200
+    assert server.request("POST", "/v2/models/lookup/infer", body)[0] == 200

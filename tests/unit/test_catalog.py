@@ -15,7 +15,7 @@ import pytest
 from sluice.app import App
 from sluice.catalog import Catalog, IndexRow
 from sluice.config.settings import Models, Settings, Workers
-from sluice.errors import InvalidRequest, ModelError, NotReady, UnknownModel, Unsupported
+from sluice.errors import ConfigError, InvalidRequest, ModelError, NotReady, UnknownModel, Unsupported
 from sluice.request import InferRequest, Tensor
 from sluice.workers.worker import State
 
@@ -218,10 +218,9 @@ async def test_a_model_on_some_workers_only(opened: Opened, tmp_path: Path) -> N
 
 
 async def test_a_repository_that_is_not_there(opened: Opened, tmp_path: Path) -> None:
-    async with opened(repository=tmp_path / "nothing") as app:
-        assert app.catalog.index() == []
-        with pytest.raises(UnknownModel):
-            app.catalog.live("x")
+    with pytest.raises(ConfigError, match=r"models\.repository"):
+        async with opened(repository=tmp_path / "nothing"):
+            pass
 
 
 async def test_two_loads_at_once_are_one_after_the_other(opened: Opened, tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ def import_model(
         from sluice.convert.demo import demo_source
         from sluice.convert.importer import import_directory
 
+        existed = (repository / name / version).exists()
         directory = demo_source() if source == DEMO else Path(source)
         with _progress() as report:
             place = import_directory(directory, repository, name, version, report)
-    print(f"{name} version {version} is in {place}")
+    print(f"{name} version {version} is {f'already in {place}, nothing to do' if existed else f'in {place}'}")
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from sluice.cli import check, config, importing, infer, models, serve, version
 from sluice.cli.console import print_error
-from sluice.cli.options import with_settings
+from sluice.cli.options import Command, Group, with_settings
 from sluice.errors import SluiceError
 
 INTERRUPTED = 130
@@ -18,18 +19,36 @@ _CHECK = ("models.repository", "models.python_directories", "workers", "schedule
 
 app = typer.Typer(
     name="sluice",
+    cls=Group,
     help="An inference server for models whose inputs differ in length.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("serve")(with_settings(serve.serve, _ALL))
-app.command("import")(importing.import_model)
-app.command("check")(with_settings(check.check, _CHECK))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version.version()
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show_version: Annotated[
+        bool, typer.Option("--version", help="The same as `sluice version`.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("serve", cls=Command)(with_settings(serve.serve, _ALL))
+app.command("import", cls=Command)(importing.import_model)
+app.command("check", cls=Command)(with_settings(check.check, _CHECK))
 app.add_typer(models.app, name="models")
-app.command("infer")(infer.infer)
-app.command("config")(with_settings(config.config, _ALL))
-app.command("version")(version.version)
+app.command("infer", cls=Command)(infer.infer)
+app.command("config", cls=Command)(with_settings(config.config, _ALL))
+app.command("version", cls=Command)(version.version)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

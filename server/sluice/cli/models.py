@@ -8,15 +8,15 @@ import typer
 
 from sluice.cli.client import DEFAULT_URL, Client, Url
 from sluice.cli.console import CommandError, print_json, print_table
-from sluice.cli.options import Json
+from sluice.cli.options import Command, Group, Json
 
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for the server's answer.")]
 
-app = typer.Typer(help="List, load and unload the models of a running server.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="List, load and unload the models of a running server.", no_args_is_help=True)
 
 
-@app.command("list")
+@app.command("list", cls=Command)
 def list_models(
     ready: Annotated[bool, typer.Option("--ready", help="Only models that are ready.")] = False,
     url: Url = DEFAULT_URL,
@@ -27,7 +27,7 @@ def list_models(
     _print_index(_index(Client(url, timeout), ready), as_json)
 
 
-@app.command("load")
+@app.command("load", cls=Command)
 def load_model(
     name: Name,
     config_file: Annotated[
@@ -44,7 +44,7 @@ def load_model(
     _print_index([row for row in _index(client) if row.get("name") == name], as_json)
 
 
-@app.command("unload")
+@app.command("unload", cls=Command)
 def unload_model(
     name: Name,
     dependents: Annotated[bool, typer.Option("--dependents", help="Unload the models that use it, too.")] = False,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from sluice.cli.console import CommandError
 from sluice.config.fields import Field, fields
@@ -28,6 +29,27 @@ ConfigFile = Annotated[
 LoadedSettings = Loaded[Settings]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 _SHORT = {"models.repository": "-r"}
+
+
+class Command(TyperCommand):
+    """A command whose help names no type for flags, which take no value."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """The same for a command that has others below it."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(options: list[Any]) -> list[Any]:
+    for option in options:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    return options
 
 
 def with_settings(command: Callable[..., None], sections: Sequence[str]) -> Callable[..., None]:

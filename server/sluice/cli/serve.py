@@ -1,5 +1,6 @@
 """`sluice serve`: starts the server and says what it serves."""
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ def serve(loaded: LoadedSettings) -> None:
 
     Every setting has a flag here; `sluice config` shows where each value comes from.
     """
+    # What matters of it is raised as well; grpc, which reads this as it is imported, would write around our logs.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     with needs("onnxruntime"):
         from sluice.app import serve as run
     raise typer.Exit(run(loaded.settings, _announce))

@@ -1,9 +1,14 @@
 """Every setting of the server, in frozen sections; a component is given its section, never the whole."""
 
+from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
+
+# The validation context of what only one source says: how settings go together shows when all of them are there.
+ONE_SOURCE = {"source": "one"}
 
 
 class Section(BaseModel):
@@ -29,6 +34,17 @@ class Server(Section):
     body_timeout: float = Field(default=30.0, gt=0, description="Seconds an HTTP body may stand still.")
     keep_alive: float = Field(default=75.0, gt=0, description="Seconds an idle HTTP connection is kept open.")
     shared_memory: bool = Field(default=True, description="Let clients register system shared memory regions.")
+
+    @model_validator(mode="after")
+    def _ports_differ(self, info: ValidationInfo) -> Self:
+        if info.context == ONE_SOURCE:
+            return self
+        for one, other in combinations(("http_port", "grpc_port", "metrics_port"), 2):
+            port = getattr(self, one)
+            if port and port == getattr(self, other):
+                text = f"server.{one} and server.{other} must differ, but both are {port}"
+                raise PydanticCustomError("conflict", "{text}", {"text": text, "keys": (one, other)})
+        return self
 
 
 class Models(Section):
@@ -57,6 +73,11 @@ class Workers(Section):
     threads: int = Field(default=1, ge=1, description="Compute threads of each CPU worker.")
     start_timeout: float = Field(default=60.0, gt=0, description="Seconds a worker process may take to start.")
     load_timeout: float = Field(default=600.0, gt=0, description="Seconds a worker may take to load one version.")
+    compute_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds a batch may compute before its worker is taken for hung and replaced.",
+    )
 
 
 class Scheduler(Section):

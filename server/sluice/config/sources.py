@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from sluice.config import toml
 from sluice.config.fields import PREFIX, Field, fields
-from sluice.config.settings import Section, Settings
+from sluice.config.settings import ONE_SOURCE, Section, Settings
 from sluice.errors import ConfigError
 
 DEFAULT_FILE = Path("sluice.toml")  # read from the working directory when it is there
@@ -97,7 +97,10 @@ def load_as(
         origins.update({each.field.name: each.origin for each in layer.given})
     if problems:
         raise ConfigError("\n".join(problems))
-    return Loaded(model.model_validate(merged), origins, file)
+    try:
+        return Loaded(model.model_validate(merged), origins, file)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_conflicts(error, origins))) from error
 
 
 def _choose_file(path: Path | None, environment: Mapping[str, str]) -> Path | None:
@@ -105,7 +108,7 @@ def _choose_file(path: Path | None, environment: Mapping[str, str]) -> Path | No
         return path
     if named := environment.get(FILE_VARIABLE):
         return Path(named)
-    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+    return DEFAULT_FILE if os.path.lexists(DEFAULT_FILE) else None
 
 
 def _from_file(path: Path, known: Mapping[str, Field]) -> _Layer:
@@ -205,9 +208,9 @@ def _merge(model: type[Section], layer: _Layer, merged: dict[str, dict[str, Any]
         tree.setdefault(each.field.section, {})[each.field.key] = each.value
     try:
         if layer.strict:  # as JSON, because there a path is a string, even to a strict reader
-            checked = model.model_validate_json(json.dumps(tree, default=str), strict=True)
+            checked = model.model_validate_json(json.dumps(tree, default=str), strict=True, context=ONE_SOURCE)
         else:
-            checked = model.model_validate(tree)
+            checked = model.model_validate(tree, context=ONE_SOURCE)
     except ValidationError as error:
         return _complaints(error, layer.given)
     for each in layer.given:
@@ -228,7 +231,22 @@ def _complaints(error: ValidationError, given: Sequence[_Given]) -> list[str]:
         elif each.field.secret:
             complaints.append(f"{each.origin}: {each.field.name} {message}")
         else:
-            complaints.append(f"{each.origin}: {each.field.name} {message}, not {reprlib.repr(detail['input'])}")
+            complaints.append(f"{each.origin}: {each.field.name} {message}, not {_quoted(detail['input'])}")
+    return complaints
+
+
+def _quoted(value: Any) -> str:
+    return toml.encode(value) if isinstance(value, bool) else reprlib.repr(value)
+
+
+def _conflicts(error: ValidationError, origins: Mapping[str, str]) -> list[str]:
+    """What is wrong with settings that are good one by one, with the places of those that somebody gave."""
+    complaints = []
+    for detail in error.errors(include_url=False):
+        section, keys = detail["loc"][0], detail.get("ctx", {}).get("keys", ())
+        places = [origins[f"{section}.{key}"] for key in keys]
+        given = ", ".join(place for place in places if place != "default")
+        complaints.append(f"{given}: {detail['msg']}" if given else detail["msg"])
     return complaints
 
 

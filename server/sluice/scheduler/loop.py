@@ -180,9 +180,7 @@ class Scheduler:
             except Exception:
                 # A bug in the policy must be loud and answered, never a queue that nobody looks at again.
                 log.exception("the policy failed for '%s'; answering everything that waits", lane.key)
-                for entry in list(lane.queue):
-                    lane.queue.remove(entry)
-                    self._fail(entry, InternalError("internal error in the scheduler"))
+                self.refuse_all(lane, InternalError("internal error in the scheduler"))
                 continue
             if not entries:
                 continue
@@ -243,11 +241,16 @@ class Scheduler:
         if not entry.reply.done():
             entry.reply.set_exception(error)
 
+    def refuse_all(self, lane: Lane, error: SluiceError) -> None:
+        """Answer everything that waits in a lane."""
+        for entry in list(lane.queue):
+            lane.queue.remove(entry)
+            self._fail(entry, error)
+
     def close(self) -> None:
         """Answer whatever still waits; nothing does after a proper drain."""
         for lane in self._lanes.values():
-            for entry in list(lane.queue):
-                self._fail(entry, WorkerLost("the server stopped before this request could be computed"))
+            self.refuse_all(lane, WorkerLost("the server stopped before this request could be computed"))
 
 
 def _alive(lane: Lane, idle_workers: int) -> list[Entry]:

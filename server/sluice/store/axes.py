@@ -18,6 +18,7 @@ An input with the sequence on two axes would have to be padded along both: such 
 """
 
 import logging
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ def build_spec(files: VersionFiles, signature: Signature, max_rows: int) -> Mode
         max_batch_rows=rows,
         padding=Padding(settings.padding) if settings.padding else Padding.ANY,
     )
+    for output in spec.outputs:
+        _check_labels(spec, output)
     if not any(output.default for output in spec.outputs):
         raise ModelError(
             f"{files.model}: every output is said to be `default = false`, so that a request would get none"
@@ -345,6 +348,16 @@ def _output_spec(tensor: _Tensor, axes: _Axes) -> TensorSpec:
         default=tensor.said.default is not False,
         labels=tensor.said.labels,
     )
+
+
+def _check_labels(spec: ModelSpec, output: TensorSpec) -> None:
+    """Labels name a row's elements; Triton's repositories may lawfully name some only, so this is no error."""
+    axes = [size for axis, size in enumerate(output.shape) if axis != output.batch_axis]
+    if output.labels and -1 not in axes and math.prod(axes) != len(output.labels):
+        _log.warning(
+            "model '%s' version %s: output '%s' has %d labels for the %d elements of a row",
+            *(spec.name, spec.version, output.name, len(output.labels), math.prod(axes)),
+        )
 
 
 def _input_specs(inputs: list[_Tensor], axes: list[_Axes], pad_id: int) -> tuple[TensorSpec, ...]:

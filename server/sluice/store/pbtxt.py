@@ -77,6 +77,7 @@ def read_json(config: str, directory: Path) -> Said:
         document = json.loads(config)
         if not isinstance(document, dict):
             raise complaint(REQUEST, None, "", "must be a JSON object")
+        json.dumps(document, ensure_ascii=False).encode()  # halves of characters, at which protobuf itself breaks
         json_format.ParseDict(document, message)
     except json_format.ParseError as error:
         why = " ".join(str(error).split())
@@ -307,7 +308,8 @@ class _Config:
         ]
 
     def _note(self, field: str, why: str) -> str:
-        return f"{self.file}: {field}: {why}"
+        """Without the model's name, which whoever logs it says."""
+        return f"{self.file.rpartition('/')[2]}: {field}: {why}"
 
     def _error(self, field: str, why: str, tensor: str = "") -> ModelError:
         """Points at the field, or at the name of the tensor it belongs to, since such fields occur many times."""

@@ -62,6 +62,5 @@ def read_labels(directory: Path, filename: str) -> tuple[str, ...]:
 def backend(name: str) -> str:
     """`name` if this server has such a backend; ValueError otherwise."""
     if name not in BACKENDS:
-        hint = did_you_mean(name, BACKENDS)
-        raise ValueError(f"backend '{name}' is not available here; {hint}")
+        raise ValueError(f"backend '{name}' is not available here; there are {' and '.join(BACKENDS)}")
     return name

@@ -126,6 +126,21 @@ _WARM_UP_INPUT: Fields = {
     "source": partial(_choice, choices=("zero", "random", "file")),
     "file": lambda value: relative(_text(value)),
 }
+_WARM_UP: Fields = {
+    "name": _text,
+    "rows": partial(_whole, least=1),
+    "repeat": partial(_whole, least=1),
+}
+
+KEYS: Mapping[str, frozenset[str]] = {
+    "": frozenset(_MODEL),
+    "versions": frozenset(_VERSIONS),
+    "input": frozenset(_INPUT),
+    "output": frozenset({*_OUTPUT, "labels"}),
+    "warm_up": frozenset({*_WARM_UP, "input"}),
+    "warm_up.input": frozenset(_WARM_UP_INPUT),
+}
+"""Every key by its table; "" = before the first."""
 
 
 def read(path: Path) -> Said:
@@ -172,8 +187,7 @@ class _Document:
         result = {}
         for key, value in table.items():
             if key not in fields:
-                known = [*fields, *(_TABLES if not name else ())]
-                raise self._error(name, index, key, f"unknown key; {did_you_mean(key, known)}")
+                raise self._error(name, index, key, f"unknown key; {_unknown(key, fields, name)}")
             try:
                 result[key] = fields[key](value)
             except ValueError as error:
@@ -213,12 +227,8 @@ class _Document:
         return VersionPolicy(kind, table.get("count", 1), table.get("versions", ()))
 
     def _warm_up(self, entry: Any, index: int) -> WarmUp:
-        fields: Fields = {
-            "name": _text,
-            "rows": partial(_whole, least=1),
-            "repeat": partial(_whole, least=1),
-            "input": partial(_list, element=partial(self._warm_up_input, index=index)),
-        }
+        inputs = partial(_list, element=partial(self._warm_up_input, index=index))
+        fields: Fields = {**_WARM_UP, "input": inputs}
         table = self._convert(entry, fields, "warm_up", index)
         self._required(table, ("input",), "warm_up", index)
         name = table.get("name", f"warm_up {index + 1}")
@@ -236,6 +246,12 @@ class _Document:
     def _error(self, table: str, index: int, key: str, why: str) -> ModelError:
         field = ".".join(part for part in (table, key) if part)
         return complaint(self.file, _line(self.text, table, index, key), field, why)
+
+
+def _unknown(key: str, fields: Fields, table: str) -> str:
+    if key == "name" and not table:
+        return "a model's name is that of its directory"
+    return did_you_mean(key, [*fields, *(_TABLES if not table else ())])
 
 
 def _line(text: str, table: str, index: int, key: str) -> int | None:

@@ -16,7 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encode
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from sluice.errors import ConfigError
+from sluice.errors import ConfigError, system_reason
 
 LOG = logging.getLogger("sluice.metrics")
 
@@ -54,7 +54,7 @@ class MetricsServer:
             self._server = await asyncio.start_server(self._connected, self._host, self._port, limit=HEADER_LIMIT)
         except OSError as error:
             place = f"{self._host}:{self._port}"
-            raise ConfigError(f"server.metrics_port: cannot listen on {place}: {error.strerror or error}") from error
+            raise ConfigError(f"server.metrics_port: cannot listen on {place}: {system_reason(error)}") from error
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 

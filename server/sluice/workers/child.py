@@ -150,8 +150,6 @@ def main(arguments: list[str]) -> None:
     # A terminal's interrupt reaches the whole process group; the server decides when workers stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # What a model's own code prints must not end up among the server's output.
-    os.dup2(2, 1)
     channel = socket.socket(fileno=connection)
     logging.basicConfig(level=logging.INFO, handlers=[_LogToServer(channel)], format="%(message)s")
     try:
@@ -159,6 +157,7 @@ def main(arguments: list[str]) -> None:
     except ConnectionError:
         pass  # the server died between two messages
     # Frameworks' exit handlers take long and sometimes crash; there is nothing left to clean up.
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 

@@ -19,6 +19,10 @@ from sluice.workers.devices import Device
 from sluice.workers.slots import Slot
 
 log = logging.getLogger("sluice.workers")
+prints = logging.getLogger("sluice.workers.output")
+
+_PRINT_CHUNK = 64 << 10
+_LONGEST_PRINT = 64 << 10
 
 
 class Process:
@@ -32,6 +36,8 @@ class Process:
         self._popen: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._pidfd = -1
+        self._printed = -1
+        self._unfinished = b""
         self._ended = asyncio.Event()
 
     @property
@@ -44,19 +50,27 @@ class Process:
         # -P: the directory the server was started in must not shadow any module. Spawned from the main thread, because
         # the worker asks the kernel to be killed with the thread that spawned it.
         command = [sys.executable, "-P", "-m", "sluice.workers.child", str(os.getpid()), *map(str, descriptors)]
-        with theirs:
-            self._popen = subprocess.Popen(
-                command,
-                env={**os.environ, **self._device.environment()},
-                stdin=subprocess.DEVNULL,
-                pass_fds=descriptors,
-            )
+        self._printed, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._printed, False)
+        try:
+            with theirs:
+                self._popen = subprocess.Popen(
+                    command,
+                    env={**os.environ, **self._device.environment()},
+                    stdin=subprocess.DEVNULL,
+                    stdout=writing,
+                    stderr=writing,
+                    pass_fds=descriptors,
+                )
+        finally:
+            os.close(writing)
         ours.setblocking(False)
         self._socket = ours
         self._pidfd = os.pidfd_open(self._popen.pid)
         loop = asyncio.get_running_loop()
         loop.add_reader(ours.fileno(), self._read)
         loop.add_reader(self._pidfd, self._end)
+        loop.add_reader(self._printed, self._read_prints)
 
     def send(self, message: wire.ToWorker) -> None:
         """Hand over a message. A worker that does not read is as good as dead, and one that died is noticed soon."""
@@ -85,8 +99,30 @@ class Process:
                 return
             self._received(wire.decode_for_server(view[:size]))
 
+    def _read_prints(self) -> None:
+        """What a model's code or a library prints becomes lines of our log, so that they stay whole and in form."""
+        while self._printed >= 0:
+            try:
+                text = os.read(self._printed, _PRINT_CHUNK)
+            except BlockingIOError:
+                return
+            lines = (self._unfinished + text).split(b"\n")
+            self._unfinished = lines.pop() if text else b""
+            if len(self._unfinished) > _LONGEST_PRINT:
+                lines.append(self._unfinished)
+                self._unfinished = b""
+            for line in lines:
+                if line.strip():
+                    shown = line.rstrip().decode(errors="replace")
+                    prints.info("%s", shown, extra={"worker": self._device.name})
+            if not text:
+                asyncio.get_running_loop().remove_reader(self._printed)
+                os.close(self._printed)
+                self._printed = -1
+
     def _end(self) -> None:
         self._read()  # what it said before it died
+        self._read_prints()
         code = self._popen.wait() if self._popen is not None else 0
         self._close()
         self._ended.set()
@@ -98,6 +134,10 @@ class Process:
             loop.remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket = None
+        if self._printed >= 0:  # a process of the model's own may hold the other end
+            loop.remove_reader(self._printed)
+            os.close(self._printed)
+            self._printed = -1
         if self._pidfd >= 0:
             loop.remove_reader(self._pidfd)
             os.close(self._pidfd)

@@ -62,6 +62,8 @@ class Job:
     done: Callable[[wire.Done, memoryview], None]
     failed: Callable[[SluiceError], None]
     slot: int = -1
+    watchdog: asyncio.TimerHandle | None = None
+    hung: bool = False
 
 
 class Worker:
@@ -84,6 +86,7 @@ class Worker:
         self._loads: dict[str, asyncio.Future[Signature]] = {}
         self._residents: dict[str, Resident] = {}
         self._loaded: set[str] = set()  # in this life
+        self._refused: dict[str, str] = {}  # why this life could not load a resident
         self._serving: set[str] = set()  # loaded, warm and resident: may be given batches
         self._started: asyncio.Future[None] | None = None
         self._born = 0.0
@@ -99,6 +102,10 @@ class Worker:
 
     def holds(self, key: str) -> bool:
         return key in self._serving
+
+    def refused(self, key: str) -> str:
+        """Why it does not hold a version that it should; empty while it may still come to hold it."""
+        return self._refused.get(key, "")
 
     @property
     def pid(self) -> int:
@@ -207,6 +214,7 @@ class Worker:
 
     def unload(self, key: str) -> None:
         self._residents.pop(key, None)
+        self._refused.pop(key, None)
         self._serving.discard(key)
         self._loaded.discard(key)
         if self._process is not None:
@@ -264,6 +272,8 @@ class Worker:
                     await self._bring_back(key, self._residents[key])
                 except ModelError as error:
                     log.error("worker %s cannot load %s again: %s", self.device.name, key, error.message)
+                    self._refused[key] = error.message
+                    self._changed()
                 except WorkerLost:
                     if self.state is not State.RUNNING:
                         return  # its next life begins anew
@@ -275,7 +285,7 @@ class Worker:
                 await self.trial(key, resident.spec, [work])
         except (ModelFailed, InvalidRequest):
             pass  # a model that refuses made-up input cannot be warmed, and serves all the same
-        if key in self._residents:
+        if key in self._residents and key in self._loaded:
             self._serving.add(key)
             self._scheduler.wake()
             self._changed()
@@ -289,13 +299,17 @@ class Worker:
         self._early_deaths = self._early_deaths + 1 if early else 1
         self._serving.clear()
         self._loaded.clear()
+        self._refused.clear()
         log.error("worker %s died (%s); starting it again", self.device.name, how)
         lost = WorkerLost(f"the worker computing this request died ({how})")
         for waiting in (self._started, *self._loads.values()):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(WorkerLost(f"the worker died ({how})"))
-        job, self._job = self._job, None
-        if job is not None:
+        job = self._job
+        self._end_job()
+        if job is not None and job.hung:
+            job.failed(ModelFailed(f"computing took longer than {self._settings.compute_timeout:g} s"))
+        elif job is not None:
             job.failed(lost)
         self._life = asyncio.get_running_loop().create_task(self._come_back())
         self._changed()
@@ -306,11 +320,26 @@ class Worker:
         assert self._process is not None
         job.slot, self._next_slot = self._next_slot, 1 - self._next_slot
         self._job = job
+        patience = self._settings.compute_timeout
+        job.watchdog = asyncio.get_running_loop().call_later(patience, self._hung, job)
         try:
             self._ring(job)
         except BaseException:
-            self._job = None
+            self._end_job()
             raise
+
+    def _end_job(self) -> None:
+        if self._job is not None and self._job.watchdog is not None:
+            self._job.watchdog.cancel()
+        self._job = None
+
+    def _hung(self, job: Job) -> None:
+        """Nothing reaches a process that computes for ever but a kill; what follows is the same as for any death."""
+        if self._job is job and self._process is not None:
+            patience = self._settings.compute_timeout
+            log.error("worker %s computes %s for more than %g s; killing it", self.device.name, job.key, patience)
+            job.hung = True
+            self._process.kill()
 
     def _ring(self, job: Job) -> None:
         slot = self._slots[job.slot]
@@ -331,11 +360,11 @@ class Worker:
                 self._settle_load(key, ModelError(reason))
             case wire.Done(number) if (job := self._job) is not None and job.number == number:
                 memory = self._slots[job.slot].memory
-                self._job = None
+                self._end_job()
                 self._scheduler.dispatch()
                 job.done(message, memory)
             case wire.Failed(number, reason, refused) if (job := self._job) is not None and job.number == number:
-                self._job = None
+                self._end_job()
                 job.failed(InvalidRequest(reason) if refused else ModelFailed(reason))
                 self._scheduler.wake()
             case wire.Overflow(number, size) if (job := self._job) is not None and job.number == number:
@@ -350,7 +379,7 @@ class Worker:
             self._ring(job)
         except (OSError, ValueError, OverflowError) as error:
             log.error("worker %s: no slot of %d bytes can be had: %s", self.device.name, size, error)
-            self._job = None
+            self._end_job()
             job.failed(ModelFailed(f"its outputs need {size} bytes, which cannot be had"))
             self._scheduler.wake()
 
@@ -376,7 +405,8 @@ class Worker:
         if self._life is not None:
             self._life.cancel()
         if self._process is not None:
-            await self._process.stop(_STOP_PATIENCE)
+            # What still computes has been given up; only an idle worker is worth asking.
+            await self._process.stop(_STOP_PATIENCE if self._job is None else 0.0)
         for slot in self._slots:
             slot.close()
 

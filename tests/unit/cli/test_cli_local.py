@@ -107,7 +107,18 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(versions) == {"sluice", "python", "onnxruntime", "numpy", "grpcio", "providers"}
     assert versions["python"].startswith("3.")
     assert main(["version"]) == 0
-    assert f"sluice       {versions['sluice']}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"sluice       {versions['sluice']}" in printed
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("words", [["models", "unload"], ["models"], ["config"], []])
+def test_help_names_no_type_for_flags(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "--help" in printed
+    assert "bool" not in printed
 
 
 @dataclass
@@ -194,6 +205,7 @@ def test_check_reports_each_version(
     table = capsys.readouterr().out
     assert ("bad file" in table) is not ok
     assert "0.25" in table
+    assert not [line for line in table.splitlines() if line != line.rstrip()]
 
 
 def test_an_error_of_ours_is_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +250,9 @@ def test_import_says_what_it_does_once_a_step(
     printed = capsys.readouterr()
     assert printed.out == "m version 2 is in there/m/2\n"
     assert printed.err == "layers\ncheck\n"
+    Path("there/m/2").mkdir(parents=True)
+    assert main(["import", "demo", "--name", "m", "-r", "there", "--version", "2"]) == 0
+    assert capsys.readouterr().out == "m version 2 is already in there/m/2, nothing to do\n"
 
 
 def test_an_interrupt_exits_130(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

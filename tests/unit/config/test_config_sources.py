@@ -97,7 +97,7 @@ BAD_FILES = {
         "sluice.toml:4: server.http_port must be less than or equal to 65535, not 70000",
     ),
     "type": ("[server]\nhttp_port = 'x'", "sluice.toml:2: server.http_port must be a valid integer, not 'x'"),
-    "no lax types": ("[server]\nhttp_port = true", "sluice.toml:2: server.http_port must be a valid integer, not True"),
+    "no lax types": ("[server]\nhttp_port = true", "sluice.toml:2: server.http_port must be a valid integer, not true"),
     "choice": (
         "[log]\nlevel = 'loud'",
         "sluice.toml:2: log.level must be 'debug', 'info', 'warning' or 'error', not 'loud'",
@@ -137,6 +137,26 @@ def test_all_problems_are_reported_at_once() -> None:
     assert [line.partition(": ")[0] for line in lines] == ["sluice.toml:2", "sluice.toml:3", "SLUICE_LOG__LEVEL"]
 
 
+def test_no_port_is_given_twice() -> None:
+    both = "server.http_port and server.grpc_port must differ, but both are"
+    assert complaint("[server]\ngrpc_port = 9\nhttp_port = 9") == f"sluice.toml:3, sluice.toml:2: {both} 9"
+    assert complaint("[server]\nhttp_port = 8001") == f"sluice.toml:2: {both} 8001"
+    with pytest.raises(ConfigError) as caught:
+        load(None, {"SLUICE_SERVER__METRICS_PORT": "77"}, {"server.grpc_port": 77})
+    message = "server.grpc_port and server.metrics_port must differ, but both are 77"
+    assert caught.value.message == f"--grpc-port, SLUICE_SERVER__METRICS_PORT: {message}"
+
+
+def test_free_ports_may_be_asked_for_all_at_once() -> None:
+    path = write("[server]\nhttp_port = 0\ngrpc_port = 0\nmetrics_port = 0")
+    assert load(path, {}, {}).settings.server.grpc_port == 0
+
+
+def test_ports_of_different_sources_may_change_places() -> None:
+    path = write("[server]\nhttp_port = 8001")
+    assert load(path, {}, {"server.grpc_port": 8000}).settings.server.http_port == 8001
+
+
 def test_unreadable_files() -> None:
     with pytest.raises(ConfigError, match=r"^missing\.toml: there is no such configuration file$"):
         load(Path("missing.toml"), {}, {})
@@ -145,6 +165,9 @@ def test_unreadable_files() -> None:
     Path("directory").mkdir()
     with pytest.raises(ConfigError, match=r"^directory: cannot be read: Is a directory"):
         load(Path("directory"), {}, {})
+    Path("sluice.toml").mkdir()
+    with pytest.raises(ConfigError, match=r"^sluice\.toml: cannot be read: Is a directory"):
+        load(None, {}, {})
     Path("latin.toml").write_bytes(b"a = '\xe9'")
     with pytest.raises(ConfigError, match=r"^latin\.toml: not UTF-8 text \(byte 5\)$"):
         load(Path("latin.toml"), {}, {})

@@ -432,3 +432,14 @@ def test_saying_what_was_found_changes_nothing(inputs: dict[str, Dims], output: 
         for side, tensors in (("inputs", found.inputs), ("outputs", found.outputs))
     }
     assert _spec(inputs, {"Y": output}, max_batch_rows=found.max_batch_rows, **said) == found
+
+
+def test_labels_that_do_not_fit_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    def said(dims: Dims, count: int) -> list[str]:
+        caplog.clear()
+        labels = tuple(f"label {number}" for number in range(count))
+        _spec({"X": ("N", 3)}, {"Y": dims}, outputs=(TensorSettings("Y", labels=labels),))
+        return caplog.messages
+
+    assert said(("N", 4), 4) == said(("N", 2, 2), 4) == said(("N", "classes"), 4) == said(("N", 4), 0) == []
+    assert said(("N", 4), 3) == ["model 'm' version 1: output 'Y' has 3 labels for the 4 elements of a row"]

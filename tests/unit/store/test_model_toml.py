@@ -1,4 +1,5 @@
 import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,8 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("[inputs]\nname = 1", "m/model.toml, line 1: inputs: unknown key; did you mean 'input'?"),
         ("max_queue = 1\nmax_queue = 2", "m/model.toml, line 2: not valid TOML"),
         ("backend = 'onnx'", "line 1: backend: backend 'onnx' is not available here"),
-        ("backend = 'pyton'", "did you mean 'python'?"),
+        ("backend = 'pytorch'", "'pytorch' is not available here; there are onnxruntime and python"),
+        ("name = 'other'", "m/model.toml, line 1: name: unknown key; a model's name is that of its directory"),
         ("backend = 1", "line 1: backend: must be a text, not 1"),
         ("filename = '/etc/passwd'", "line 1: filename: must be a file name inside"),
         ("max_queue = 0", "line 1: max_queue: must be a whole number of at least 1, not 0"),
@@ -197,3 +199,12 @@ def test_no_file_makes_it_raise_anything_else(
     directory = tmp_path_factory.getbasetemp()
     with contextlib.suppress(ModelError):
         _read(directory, "\n".join(f"{key} = {value}" for key, value in table.items()) + "\n" + text)
+
+
+def test_every_key_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "model.md").read_text(encoding="utf-8")
+    documented: dict[str, set[str]] = {}
+    for section in page.split("\n## ")[1:]:
+        title = re.match(r"`\[+([\w.]+)\]+`", section)
+        documented[title[1] if title else ""] = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert documented == toml.KEYS

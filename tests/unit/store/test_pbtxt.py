@@ -120,7 +120,7 @@ def test_the_models_own_shape_counts_where_it_is_another_than_the_clients(tmp_pa
     settings = _read(tmp_path, text)
     assert (settings.inputs[0].shape, settings.outputs[0].shape) == ((), (4,))
     (note,) = settings.notes
-    assert note == "m/config.pbtxt: input 'x': reshape: tensors are sent in the model's own shape []"
+    assert note == "config.pbtxt: input 'x': reshape: tensors are sent in the model's own shape []"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_instance_groups(tmp_path: Path, groups: str, instances: int, gpus: tupl
 )
 def test_what_has_no_effect_is_noted(tmp_path: Path, text: str, field: str) -> None:
     (note,) = _read(tmp_path, text).notes
-    assert note.startswith(f"m/config.pbtxt: {field}: ")
+    assert note.startswith(f"config.pbtxt: {field}: ")
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,7 @@ def test_errors_say_where_and_why(tmp_path: Path, text: str, message: str) -> No
     ("document", "message"),
     [
         ({"nam": 1}, "the load request's config: unknown field 'nam'; did you mean 'name'?"),
+        ({"version_policy": "\ud800"}, "the load request's config: not valid JSON: "),
         ({"input": [{"dim": 1}]}, "unknown field 'dim'; did you mean 'dims'?"),
         ({"max_batch_size": "x"}, "the load request's config: Failed to parse max_batch_size field"),
         ({"input": [{"name": "a", "data_type": 99}]}, "data_type: input 'a': unknown data type 99"),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 
 from sluice.config.settings import Server
-from sluice.errors import ConfigError
+from sluice.errors import ConfigError, system_reason
 from sluice.frontends.grpc import health, servicer
 from sluice.frontends.grpc.admin import Admin
 from sluice.frontends.grpc.call import Methods
@@ -43,7 +44,8 @@ class GrpcServer:
         try:
             bound: int = server.add_insecure_port(address)
         except RuntimeError as error:
-            raise ConfigError(f"grpc_port: cannot listen on {address}; is the port taken?") from error
+            reason = await asyncio.to_thread(_obstacle, host, port)
+            raise ConfigError(f"server.grpc_port: cannot listen on {address}: {reason}") from error
         await server.start()
         self._server = server
         return bound
@@ -68,6 +70,16 @@ class GrpcServer:
             | HealthServicer(self._services.health, self._streams).methods()
             | ReflectionServicer((servicer.SERVICE, health.SERVICE), self._streams).methods()
         )
+
+
+def _obstacle(host: str, port: int) -> str:
+    """Why nobody can listen there, which grpc does not tell."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        return system_reason(error)
+    return "grpc was refused it"
 
 
 def _options(settings: Server) -> list[tuple[str, Any]]:

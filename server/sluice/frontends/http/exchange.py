@@ -10,7 +10,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from sluice.errors import Cancelled, InternalError, SluiceError, Stopping
-from sluice.frontends.http.reply import SMALL_BODY, Reply, error_reply
+from sluice.frontends.http.reply import REQUEST_ID, SMALL_BODY, Reply, error_reply, request_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -230,6 +230,8 @@ class Exchange:
             connection = b"connection: close\r\n"
         else:
             connection = b"connection: keep-alive\r\n" if self.old else b""
+        if reply.status >= 400:  # an answer that is good brings the id itself, since the body has the last word
+            connection += request_id(self.headers.get(REQUEST_ID, b"").decode("latin-1"))
         return _head(reply, reply.length(), connection)
 
     def _end(self) -> None:

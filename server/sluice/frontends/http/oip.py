@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sluice.errors import InvalidRequest
 from sluice.frontends import metadata
 from sluice.frontends.http import body, codec
-from sluice.frontends.http.reply import Reply, json_reply
+from sluice.frontends.http.reply import REQUEST_ID, Reply, json_reply, request_id
 from sluice.frontends.http.routes import Route
 from sluice.request import Buffer, Timeline
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _TIMEOUT_HEADERS = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
 _LONGEST_TIMEOUT_MS = 1e12
-_LONGEST_ECHO = 256
 
 
 class OpenInference:
@@ -66,7 +65,7 @@ class OpenInference:
         target = codec.Target(
             exchange.model,
             exchange.version,
-            headers.get(b"x-request-id", b"").decode("latin-1"),
+            headers.get(REQUEST_ID, b"").decode("latin-1"),
             _deadline(headers, timeline.received),
             timeline,
         )
@@ -134,8 +133,8 @@ def _deadline(headers: Mapping[bytes, bytes], received: float) -> float | None:
 
 
 def _add_headers(headers: list[bytes], id: str, timeline: Timeline) -> None:
-    if id and len(id) <= _LONGEST_ECHO and id.isascii() and id.isprintable():  # which a line break is not
-        headers.append(b"x-request-id: %b\r\n" % id.encode())
+    if echo := request_id(id):
+        headers.append(echo)
     if timeline.queued and timeline.assembled:
         headers.append(b"x-queue-time-ms: %.3f\r\n" % ((timeline.assembled - timeline.queued) * 1000))
     if timeline.compute_seconds:

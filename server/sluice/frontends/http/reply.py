@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # Up to here copying is cheaper than a system call for each part.
 SMALL_BODY = 16 << 10
 
+REQUEST_ID = b"x-request-id"
+_LONGEST_ECHO = 256
+
 JSON = b"content-type: application/json\r\n"
 
 
@@ -31,6 +34,13 @@ class Reply(NamedTuple):
 
     def length(self) -> int:
         return sum(map(len, self.parts))
+
+
+def request_id(id: str) -> bytes:
+    """The header line that gives a client its id back; empty for one that no header can hold."""
+    if not id or len(id) > _LONGEST_ECHO or not (id.isascii() and id.isprintable()):  # which a line break is not
+        return b""
+    return b"%b: %b\r\n" % (REQUEST_ID, id.encode())
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:

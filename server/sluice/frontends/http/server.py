@@ -13,7 +13,7 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from sluice.errors import ConfigError
+from sluice.errors import ConfigError, system_reason
 from sluice.frontends.http.api import Api
 from sluice.frontends.http.protocol import Connection, Connections
 
@@ -48,8 +48,7 @@ class HttpServer:
         try:
             self._socket = await asyncio.get_running_loop().run_in_executor(None, _bind, host, port)
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConfigError(f"server.http_port: cannot listen on {host}:{port}: {reason}") from error
+            raise ConfigError(f"server.http_port: cannot listen on {host}:{port}: {system_reason(error)}") from error
         self._socket.setblocking(False)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(self._connection, sock=self._socket, backlog=BACKLOG)

@@ -46,10 +46,10 @@ async def still_serving(server: Running) -> None:
 async def test_a_taken_port_is_named() -> None:
     async with running() as server:
         taken = Server(http_port=server.port)
-        with pytest.raises(
-            ConfigError, match=f"http_port: cannot listen on 127.0.0.1:{server.port}: Address already in use"
-        ):
+        with pytest.raises(ConfigError) as error:
             await HttpServer(server.services, taken).start()
+        place = f"127.0.0.1:{server.port}"
+        assert error.value.message == f"server.http_port: cannot listen on {place}: Address already in use"
 
 
 async def test_a_host_that_is_none_is_named() -> None:

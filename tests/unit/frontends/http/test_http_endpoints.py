@@ -125,6 +125,21 @@ async def test_the_body_has_the_last_word_on_the_id() -> None:
             assert "x-injected" not in answer.headers
 
 
+async def test_errors_give_the_id_back() -> None:
+    async with running() as server, wire(server.port) as client:
+        sent = {"X-Request-Id": "r1"}
+        for method, path, body, status in (
+            ("POST", INFER, b"{", 400),
+            ("GET", "/nowhere", b"", 404),
+            ("DELETE", "/v2", b"", 405),
+        ):
+            answer = await client.request(method, path, body, sent)
+            assert (answer.status, answer.headers.get("x-request-id")) == (status, "r1")
+        for odd in ("x" * 300, "ö"):
+            answer = await client.request("GET", "/nowhere", b"", {"X-Request-Id": odd})
+            assert (answer.status, answer.headers.get("x-request-id")) == (404, None)
+
+
 async def test_the_earliest_deadline_counts() -> None:
     async with running() as server, wire(server.port) as client:
         headers = {"X-Request-Timeout-Ms": "1e3", "x-envoy-expected-rq-timeout-ms": "250"}

@@ -187,9 +187,17 @@ async def test_a_taken_port_is_the_operators_error() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(errors.ConfigError, match=str(port)):
+        with pytest.raises(errors.ConfigError) as error:
             async with running(grpc_port=port):
                 pass
+        message = f"server.grpc_port: cannot listen on 127.0.0.1:{port}: Address already in use"
+        assert error.value.message == message
+
+
+async def test_a_host_that_is_none_is_named() -> None:
+    with pytest.raises(errors.ConfigError, match=r"^server\.grpc_port: cannot listen on 192\.0\.2\.1:0: Cannot assign"):
+        async with running(host="192.0.2.1"):
+            pass
 
 
 async def test_two_servers_never_share_a_port(bench: Bench) -> None:
