@@ -100,7 +100,7 @@ def _serve(pipe: Connection) -> None:
     while True:
         try:
             order: _Order = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # the parent is gone
             return
         try:
             answer: list[Sample] | str = uvloop.run(follow(order.wire, order.plan, order.start))
