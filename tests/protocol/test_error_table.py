@@ -29,6 +29,7 @@ ELSEWHERE = {
     errors.Cancelled: "nobody is left to receive it: see test_cancelled_work_leaves_the_queue",
     errors.Stopping: "see test_stopping",
     errors.TooSlow: "HTTP only: see test_nasty_http.py",
+    errors.Overloaded: "see test_overload.py",
     errors.WorkerLost: "see test_a_request_that_kills_its_workers",
 }
 

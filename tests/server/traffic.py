@@ -70,10 +70,14 @@ class Gate:
                     self.reached.unlink(missing_ok=True)
                     answers.append(pool.submit(echo, server, 1))
                     until(self.reached.exists, f"{number + 1} workers are held")
+                # While it is answered the batches that are held become overdue: nothing is staged behind them.
+                server.metric("sluice_workers", state="running")
                 yield
             finally:
                 self.open()
             assert [answer.result()[0] for answer in answers] == [200] * workers
+            for _ in range(4 * workers):  # lest the server come to expect batches that take so long
+                assert echo(server, 1)[0] == 200
 
 
 def echo(server: Server, *values: int, model: str = "echo") -> tuple[int, Any]:

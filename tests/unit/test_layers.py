@@ -14,7 +14,7 @@ PACKAGE = Path(sluice.__file__).parent
 # From the top down. A name stands for a module or a folder; those on one line never import each other.
 LAYERS: list[set[str]] = [
     {"cli"},
-    {"app", "bench", "convert"},
+    {"app", "bench", "convert", "simulation"},
     {"frontends"},
     {"engine"},
     {"catalog"},
@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"scheduler", "store", "backends"},
     {"health", "telemetry"},
     {"config"},
-    {"request", "spec", "errors", "pb"},
+    {"request", "spec", "errors", "pb", "charts"},
 ]
 HEIGHT = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}
 # The nouns lean on one another: errors is below spec, spec below request.

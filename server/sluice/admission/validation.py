@@ -11,10 +11,6 @@ from sluice.request import InferRequest, Parameter, Tensor, decode_bytes
 from sluice.scheduler.entry import Work
 from sluice.spec import BYTES, DATATYPES, NUMPY_TYPES, ModelSpec, Padding, TensorSpec
 
-# What one priority level is worth, in seconds of waiting: a request overtakes those of lower priority that came at
-# most this much earlier for each level between them, so that no priority can starve another for ever.
-PRIORITY_STEP = 1.0
-
 # Parameters of Triton's that ask for nothing this server would do differently.
 _HARMLESS = frozenset({"triton_enable_empty_final_response", "triton_final_response"})
 
@@ -42,7 +38,7 @@ def check(request: InferRequest, spec: ModelSpec, rules: Rules) -> Work:
         length=length,
         group=_group(inputs, spec, length),
         size=sum(memoryview(tensor.data).nbytes for tensor in request.inputs),
-        priority_shift=_priority_shift(request.parameters, rules),
+        priority=_priority(request.parameters, rules),
         queue_timeout=_queue_timeout(request.parameters),
     )
 
@@ -150,7 +146,8 @@ def _group(inputs: tuple[Tensor | None, ...], spec: ModelSpec, length: int) -> H
     return tuple(fixed)
 
 
-def _priority_shift(parameters: Mapping[str, Parameter], rules: Rules) -> float:
+def _priority(parameters: Mapping[str, Parameter], rules: Rules) -> float:
+    """From -1, the most urgent level, over 0, the usual one, to 1."""
     for name in parameters:
         if name.startswith("triton_") and name not in _HARMLESS:
             raise InvalidRequest(f"parameter '{name}' is reserved and not known to this server")
@@ -158,7 +155,10 @@ def _priority_shift(parameters: Mapping[str, Parameter], rules: Rules) -> float:
     level = _integer(parameters, "priority")
     if level == 0 or level > rules.priority_levels:
         level = rules.default_priority
-    return (level - rules.default_priority) * PRIORITY_STEP
+    levels = (
+        rules.default_priority - 1 if level < rules.default_priority else rules.priority_levels - rules.default_priority
+    )
+    return (level - rules.default_priority) / max(1, levels)
 
 
 def _queue_timeout(parameters: Mapping[str, Parameter]) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
-from sluice.bench import svg
+from sluice import charts
 from sluice.bench.samples import PERCENTILES
 from sluice.bench.session import Load, Result, Step
 
@@ -89,30 +89,30 @@ def page(about: Mapping[str, Any], load: Load, result: Result) -> str:
         f"<table><tr>{head}</tr>{rows}</table>"
         "<p>Latency counts from the time a request should have been sent, so that a server that stalls cannot hide it; "
         "percentiles are of the answered requests, shares of all. “Late” is the generator's own.</p>"
-        f'<div class="charts">{"".join(charts(load, result.steps))}</div></html>\n'
+        f'<div class="charts">{"".join(pictures(load, result.steps))}</div></html>\n'
     )
 
 
-def charts(load: Load, steps: Sequence[Step]) -> list[str]:
+def pictures(load: Load, steps: Sequence[Step]) -> list[str]:
     """Latency, goodput, worst lengths, and what the server's counters say of its batches."""
     figures = [step.figures for step in steps]
     names = [f"p{share:g}" for share in PERCENTILES]
-    latency = [svg.Series(name, [(each.rate, each.percentiles[name] * 1000) for each in figures]) for name in names]
+    latency = [charts.Series(name, [(each.rate, each.percentiles[name] * 1000) for each in figures]) for name in names]
     target = ("target", load.target * 1000)
     drawn = [
-        svg.lines(svg.Chart("Latency", "requests per second", "ms", logarithmic=True, level=target), latency),
-        svg.lines(
-            svg.Chart("Goodput", "requests per second", "in time, per second"),
+        charts.lines(charts.Chart("Latency", "requests per second", "ms", logarithmic=True, level=target), latency),
+        charts.lines(
+            charts.Chart("Goodput", "requests per second", "in time, per second"),
             [
-                svg.Series("goodput", [(each.rate, each.goodput) for each in figures]),
-                svg.Series("offered", [(each.rate, each.rate) for each in figures], dashed=True, colour="#7f7f7f"),
+                charts.Series("goodput", [(each.rate, each.goodput) for each in figures]),
+                charts.Series("offered", [(each.rate, each.rate) for each in figures], dashed=True, colour="#7f7f7f"),
             ],
         ),
-        svg.lines(
-            svg.Chart("Share in time", "requests per second", "share", level=("wanted", load.share), most_y=1.0),
+        charts.lines(
+            charts.Chart("Share in time", "requests per second", "share", level=("wanted", load.share), most_y=1.0),
             [
-                svg.Series("all", [(each.rate, each.share) for each in figures]),
-                svg.Series("worst quarter by length", [(each.rate, each.worst_class) for each in figures]),
+                charts.Series("all", [(each.rate, each.share) for each in figures]),
+                charts.Series("worst quarter by length", [(each.rate, each.worst_class) for each in figures]),
             ],
         ),
     ]
@@ -127,15 +127,15 @@ def _server_charts(steps: Sequence[Step]) -> list[str]:
     if chosen is not None and chosen.counters is not None:
         batches = {str(rows): float(count) for rows, count in chosen.counters.batches.items()}
         title = f"Batches at {chosen.figures.rate:.0f}/s"
-        drawn.append(svg.bars(svg.Chart(title, "rows", "batches"), batches))
+        drawn.append(charts.bars(charts.Chart(title, "rows", "batches"), batches))
     shares = [
         (step.figures.rate, step.counters.padding_share)
         for step in steps
         if step.counters is not None and step.counters.padding_share is not None
     ]
     if shares:
-        chart = svg.Chart("Padding", "requests per second", "share of the tokens computed")
-        drawn.append(svg.lines(chart, [svg.Series("padding", shares)]))
+        chart = charts.Chart("Padding", "requests per second", "share of the tokens computed")
+        drawn.append(charts.lines(chart, [charts.Series("padding", shares)]))
     return drawn
 
 

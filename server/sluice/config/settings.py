@@ -1,14 +1,28 @@
 """Every setting of the server, in frozen sections; a component is given its section, never the whole."""
 
+import math
+import re
+from collections.abc import Hashable
 from itertools import combinations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 # The validation context of what only one source says: how settings go together shows when all of them are there.
 ONE_SOURCE = {"source": "one"}
+
+
+def _weight(entry: str) -> tuple[Hashable, float]:
+    name, separator, text = entry.rpartition("=")
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not separator or not name or not 0 < weight < math.inf:
+        raise ValueError(f"expected name=weight with a weight above 0, got '{entry}'")
+    return name, weight
 
 
 class Section(BaseModel):
@@ -81,17 +95,52 @@ class Workers(Section):
 
 
 class Scheduler(Section):
-    """Limits of the queues and batches; a model's own settings override them."""
+    """The latency wanted, and limits of queues and batches; a model's own settings override them."""
 
-    max_batch_rows: int = Field(default=64, ge=1, description="Most rows in one batch.")
+    target_latency: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds in which requests shall be answered; 0 = ten times what the longest takes alone.",
+    )
+    max_batch_rows: int = Field(
+        default=0, ge=0, description="Most rows in one batch; 0 = by device (64 on CPU, 512 on a GPU)."
+    )
     max_batch_tokens: int = Field(
-        default=0, ge=0, description="Most padded tokens in one batch; 0 = by device (256 on CPU, 16384 on a GPU)."
+        default=0, ge=0, description="Most padded tokens in one batch; 0 = by device (1024 on CPU, 65536 on a GPU)."
     )
     max_batch_bytes: int = Field(default=64 << 20, ge=1024, description="Most bytes of input in one batch.")
     max_queue: int = Field(default=1024, ge=1, description="Most requests waiting for one version.")
     queue_timeout: float = Field(
         default=0.0, ge=0, description="Seconds a request may wait in the queue; 0 = no limit."
     )
+    tenant_header: str = Field(
+        default="x-tenant",
+        description="Header or metadata key that names the tenant a request belongs to; empty = all are one tenant.",
+    )
+    tenant_weights: list[str] = Field(
+        default=[],
+        description='Shares of tenants under overload, as "name=weight"; others weigh 1.',
+        json_schema_extra={"flag": "--tenant-weight"},
+    )
+
+    @field_validator("tenant_header")
+    @classmethod
+    def _header_is_a_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9_.-]*", value.lower()):
+            raise ValueError("expected a header name of letters, digits, '-', '_' and '.'")
+        return value.lower()
+
+    @field_validator("tenant_weights")
+    @classmethod
+    def _weights_are_numbers(cls, value: list[str]) -> list[str]:
+        for entry in value:
+            _weight(entry)
+        return value
+
+    @property
+    def shares(self) -> dict[Hashable, float]:
+        """The tenants' weights by name."""
+        return dict(map(_weight, self.tenant_weights))
 
 
 class Shutdown(Section):

@@ -23,6 +23,7 @@ TABLE: dict[type[errors.SluiceError], Status] = {
     errors.DeadlineExceeded: Status(504, StatusCode.DEADLINE_EXCEEDED),
     errors.Cancelled: Status(499, StatusCode.CANCELLED),
     errors.NotReady: Status(503, StatusCode.UNAVAILABLE),
+    errors.Overloaded: Status(429, StatusCode.RESOURCE_EXHAUSTED),
     errors.QueueFull: Status(503, StatusCode.UNAVAILABLE),
     errors.QueueTimeout: Status(503, StatusCode.UNAVAILABLE),
     errors.Stopping: Status(503, StatusCode.UNAVAILABLE),

@@ -1,4 +1,4 @@
-"""One request waiting in a queue, with its reply handle, and the lane of one version it waits in."""
+"""One request waiting in a queue, with its reply handle, and the batch it becomes part of."""
 
 from __future__ import annotations
 
@@ -21,35 +21,38 @@ class Work:
     length: int  # along the sequence axis; 1 for models without one
     group: Hashable  # only entries of one group can share a batch
     size: int = 0  # bytes of input
-    priority_shift: float = 0.0  # seconds of waiting time its priority is worth, negative = more urgent
+    priority: float = 0.0  # from -1, the most urgent level there is, to 1, the least
     queue_timeout: float | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """Owned by the scheduler loop from submit to answer."""
+    """Owned by the scheduler loop from submit to answer. What the policy reads of it stands first."""
 
+    rows: int
+    length: int
+    size: int
+    group: Hashable
+    arrival: float
+    due: float  # when its answer is wanted
+    shift: float  # seconds that its priority is worth, negative = more urgent
+    tenant: Hashable
+    sequence: int  # arrival number: breaks ties, and names a group of its own for an entry that must run alone
     work: Work
     reply: asyncio.Future[tuple[Tensor, ...]]
-    urgency: float  # the smallest goes first
-    sequence: int  # arrival number: breaks ties, and names a group of its own for an entry that must run alone
-    group: Hashable
-    waiting: bool = False
+    waiting: bool = True
     losses: int = 0  # workers that died computing it
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
-        return self.work.rows * self.work.length
+        return self.rows * self.length
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one version's batches and queue."""
+    """Bounds of one version's queue."""
 
-    rows: int
-    tokens: int
-    size: int  # bytes of input
     queue: int
     queue_timeout: float | None = None
 
@@ -62,10 +65,12 @@ class Batch:
     key: str  # which loaded version
     spec: ModelSpec
     entries: tuple[Entry, ...]
+    length: int  # what all are padded to
+    seconds: float  # predicted
 
     @property
     def rows(self) -> int:
-        return sum(entry.work.rows for entry in self.entries)
+        return sum(entry.rows for entry in self.entries)
 
     @property
     def tokens(self) -> int:
@@ -73,4 +78,4 @@ class Batch:
 
     @property
     def padded_tokens(self) -> int:
-        return self.rows * max(entry.work.length for entry in self.entries)
+        return self.rows * self.length

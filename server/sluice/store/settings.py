@@ -65,6 +65,7 @@ class ModelSettings:
     filename: str = ""  # "" = the backend's usual name
     inputs: tuple[TensorSettings, ...] = ()
     outputs: tuple[TensorSettings, ...] = ()
+    target_latency: float | None = None  # seconds; None = the server's
     max_batch_rows: int | None = None  # 0 = the model has no batch axis; None = from the graph and the server's limit
     max_batch_tokens: int | None = None
     max_queue: int | None = None

@@ -90,6 +90,7 @@ def _parameters(value: Any) -> dict[str, str]:
 _MODEL: Fields = {
     "backend": lambda value: backend(_text(value)),
     "filename": lambda value: relative(_text(value)),
+    "target_latency": _positive,
     "max_batch_rows": partial(_whole, least=0),
     "max_batch_tokens": partial(_whole, least=1),
     "max_queue": partial(_whole, least=1),

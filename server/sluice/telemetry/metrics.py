@@ -36,6 +36,7 @@ SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75)
 
 # Triton's label for each reason of ours; every other reason is OTHER.
 TRITON_REASONS = {
+    "overloaded": "REJECTED",
     "queue_full": "REJECTED",
     "queue_timeout": "REJECTED",
     "not_ready": "REJECTED",
@@ -92,6 +93,8 @@ class VersionMeters:
     compute: Histogram = field(default_factory=_seconds)
     respond: Histogram = field(default_factory=_seconds)
     queue_length: Callable[[], int] = int  # int() is 0: nothing queues until someone says what to read
+    utilisation: Callable[[], float] = float
+    target: float = 0.0
     padding: Padding | None = None
 
     @property
@@ -128,6 +131,12 @@ GAUGES = (
         "Requests waiting for a batch (Triton's name).",
         lambda m: m.queue_length(),
     ),
+    _Number(
+        "sluice_predicted_utilisation",
+        "Share of its workers' time that the version's traffic asks for, by the learned cost; above 1 is too much.",
+        lambda m: m.utilisation(),
+    ),
+    _Number("sluice_target_latency_seconds", "Seconds in which requests shall be answered.", lambda m: m.target),
 )
 HISTOGRAMS = (
     _Distribution("sluice_request_seconds", "Seconds from a request's arrival to its answer.", lambda m: m.request),

@@ -106,9 +106,11 @@ class VersionRecord:
         if batch.padded_tokens:
             meters.padding_share.observe(padding / batch.padded_tokens)
 
-    def watch_queue(self, length: Callable[[], int]) -> None:
-        """Say what to read the queue's length from at scrape time."""
+    def watch(self, length: Callable[[], int], utilisation: Callable[[], float], target: float) -> None:
+        """Say what to read the queue's length and the predicted utilisation from at scrape time, and the target."""
         self._meters.queue_length = length
+        self._meters.utilisation = utilisation
+        self._meters.target = target
 
     def set_padding(self, padding: Padding) -> None:
         """Show what the probe at warm-up found."""

@@ -32,10 +32,11 @@ class Plan:
     size: int
 
 
-def plan(spec: ModelSpec, works: Sequence[Work], *, place_outputs: bool = True) -> Plan:
-    """Lay the batch out. Outputs whose shape follows from the spec get a place to be written in; the others, and all
-    when `place_outputs` is false because the spec is still being learned, are placed by the worker."""
-    rows, length = sum(work.rows for work in works), max(work.length for work in works)
+def plan(spec: ModelSpec, works: Sequence[Work], *, length: int | None = None, place_outputs: bool = True) -> Plan:
+    """Lay the batch out, padded to `length` or its longest entry's. Outputs whose shape follows from the spec get a
+    place to be written in; the others, and all when `place_outputs` is false because the spec is still being learned,
+    are placed by the worker."""
+    rows, length = sum(work.rows for work in works), length or max(work.length for work in works)
     offset, inputs, outputs, encoded = 0, [], [], {}
     for index, tensor in enumerate(spec.inputs):
         given = next((work.inputs[index] for work in works if work.inputs[index] is not None), None)

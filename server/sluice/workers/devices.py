@@ -25,12 +25,36 @@ class Device:
     def name(self) -> str:
         return f"{self.kind}:{self.index}"
 
+    @property
+    def model(self) -> str:
+        """What it is, as the system names it; empty if it does not."""
+        if self.kind == "cpu":
+            return _value_of("model name", Path("/proc/cpuinfo"))
+        described = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+        return _value_of("Model", described[self.index]) if self.index < len(described) else ""
+
     def environment(self) -> dict[str, str]:
         """Set before any framework is imported, which is when they read it."""
         threads = str(self.threads)
         pools = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         visible = str(self.index) if self.kind == "cuda" else ""
         return {**pools, "CUDA_VISIBLE_DEVICES": visible, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _value_of(key: str, path: Path) -> str:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key), "")
+
+
+def runtime(backend: str, kind: str) -> str:
+    """The library that computes, with its version; what it costs changes with it."""
+    if backend != "onnxruntime":
+        return backend
+    distribution = "onnxruntime-gpu" if kind == "cuda" else "onnxruntime"
+    return f"{distribution} {metadata.version(distribution)}" if _installed(distribution) else backend
 
 
 def choose(settings: Workers) -> list[Device]:

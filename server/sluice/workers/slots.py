@@ -2,7 +2,9 @@
 
 It is an anonymous memory file (memfd), inherited by the worker and never named in any directory: whoever dies, however
 suddenly, the kernel frees it with the last of the two. Pages take memory only once touched, so a slot may be large.
-A slot only grows; the side that finds its mapping too small maps anew, and views of the old mapping stay valid.
+A slot's size only grows; the side that finds its mapping too small maps anew, and views of the old mapping stay valid.
+Its memory does not stay with a rare giant: pages beyond what batches need lately go back, and every mapping stays as
+large as it was, so the other side need not know.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sluice.backends.high_water import HighWater
 from sluice.request import Tensor
 from sluice.spec import BYTES, NUMPY_TYPES
 from sluice.workers.wire import Place
@@ -25,6 +28,10 @@ def aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
+def _whole_pages(size: int) -> int:
+    return -(-size // _PAGE) * _PAGE
+
+
 class Slot:
     """One side's view of the memory behind `descriptor`."""
 
@@ -32,17 +39,23 @@ class Slot:
         self.descriptor = descriptor
         self.size = 0
         self.memory = memoryview(b"")
+        self._high_water = HighWater()
 
     @classmethod
     def create(cls, name: str) -> Slot:
         return cls(os.memfd_create(name, os.MFD_CLOEXEC))
 
     def grow(self, size: int) -> None:
-        """The owner's side: make room for at least `size` bytes."""
+        """The owner's side: make room for a new batch of `size` bytes; of the old one, nothing is needed beyond."""
         if size > self.size:
-            rounded = max(2 * self.size, -(-size // _PAGE) * _PAGE)
+            rounded = max(2 * self.size, _whole_pages(size))
             os.ftruncate(self.descriptor, rounded)
             self.attach(rounded)
+        needed = self._high_water.use(size)
+        if needed is not None and (kept := _whole_pages(needed)) < self.size:
+            mapping = self.memory.obj
+            assert isinstance(mapping, mmap.mmap)
+            mapping.madvise(mmap.MADV_REMOVE, kept, self.size - kept)
 
     def attach(self, size: int) -> None:
         """Either side: see at least `size` bytes of a file that has them."""

@@ -10,7 +10,8 @@ import numpy as np
 
 from sluice.errors import ModelError
 from sluice.request import InferRequest, Tensor, decode_bytes, encode_bytes
-from sluice.scheduler.entry import Limits, Work
+from sluice.scheduler.entry import Work
+from sluice.scheduler.policy import Bounds
 from sluice.spec import BYTES, NUMPY_TYPES, ModelSpec, Padding
 from sluice.store.settings import ModelSettings, WarmUp, WarmUpInput
 from sluice.workers.probe import work
@@ -19,7 +20,7 @@ from sluice.workers.probe import work
 _LENGTHS = (8, 32, 128, 256)
 
 
-def works(spec: ModelSpec, settings: ModelSettings, limits: Limits, directory: Path) -> list[Work]:
+def works(spec: ModelSpec, settings: ModelSettings, bounds: Bounds, directory: Path) -> list[Work]:
     """Everything to run once on each worker before the version takes requests."""
     lengths: Sequence[int] = settings.warm_lengths or _LENGTHS
     if not spec.has_sequence:
@@ -28,7 +29,7 @@ def works(spec: ModelSpec, settings: ModelSettings, limits: Limits, directory: P
     for length in lengths:
         if settings.max_length is None or length <= settings.max_length:
             made_up.append(work(spec, 1, length))
-            full = min(limits.rows, limits.tokens // length)
+            full = min(bounds.rows, bounds.tokens // length)
             if spec.batched and spec.padding is not Padding.NEVER and full > 1:
                 made_up.append(work(spec, full, length))
     written = [_written(spec, warm_up, directory) for warm_up in settings.warm_up for _ in range(warm_up.repeat)]

@@ -1,8 +1,9 @@
 """A worker as the scheduler and the catalog see it: it runs batches, holds versions, and comes back when it dies.
 
-The law of this file: at most one job runs at a time, and each job ends exactly once, through its `done` or its
-`failed`. The two slots alternate: when a job ends the next one is started in the other slot before the answers of the
-first are cut out of its own.
+The law of this file: at most one job runs at a time and at most one more is staged behind it, just before its
+predicted end; each job ends exactly once, through its `done`, its `failed` or, if its turn never came, its `returned`.
+The two slots alternate: when a job ends the next one is started in the other slot before the answers of the first are
+cut out of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from sluice.config.settings import Workers
@@ -33,6 +34,11 @@ _STOP_PATIENCE = 5.0
 # A worker that lived this long has proven that it can: its next death is not part of a crash loop.
 _PROVEN_AFTER = 10.0
 _LONGEST_BACKOFF = 30.0
+# What a hand-over takes beside writing the slot: the message's way to the process and back to the loop (a round trip
+# over the socket takes 0.15 ms), and half a millisecond of the event loop's timers, which count in whole ones.
+_HAND_OVER = 0.0007
+# Of its predicted time.
+_OVERDUE = 1.25
 
 
 class State(Enum):
@@ -61,8 +67,14 @@ class Job:
     write: Callable[[memoryview], None]
     done: Callable[[wire.Done, memoryview], None]
     failed: Callable[[SluiceError], None]
+    returned: Callable[[], None]
+    began_late: Callable[[], None] = lambda: None  # it was staged, and its turn has come
+    freed: Callable[[float | None], None] = lambda seconds: None  # it ended, after computing so long if it did
+    predicted: float = 0.0  # seconds; 0 = not known, nothing is staged behind it
     slot: int = -1
-    watchdog: asyncio.TimerHandle | None = None
+    began: float = 0.0  # when it was rung, or when the job before it ended
+    ending: bool = False  # the next one may be staged
+    timers: list[asyncio.TimerHandle] = field(default_factory=list)
     hung: bool = False
 
 
@@ -79,15 +91,17 @@ class Worker:
         self._record = record
         self._changed = changed
         self._slots: list[Slot] = []
-        self._next_slot = 0
+        self._last_slot = 1  # of the job that ended last, whose answers may still be in it
         self._process: Process | None = None
         self._job: Job | None = None
+        self._staged: Job | None = None
+        self._writing = 0.0005  # seconds that filling a slot takes, a running mean
         self._numbers = itertools.count(1)
         self._loads: dict[str, asyncio.Future[Signature]] = {}
         self._residents: dict[str, Resident] = {}
         self._loaded: set[str] = set()  # in this life
         self._refused: dict[str, str] = {}  # why this life could not load a resident
-        self._serving: set[str] = set()  # loaded, warm and resident: may be given batches
+        self.serving: set[str] = set()  # loaded, warm and resident: may be given batches
         self._started: asyncio.Future[None] | None = None
         self._born = 0.0
         self._early_deaths = 0
@@ -100,8 +114,21 @@ class Worker:
     def idle(self) -> bool:
         return self._job is None and self.state is State.RUNNING
 
+    @property
+    def open(self) -> bool:
+        job = self._job
+        if self.state is not State.RUNNING or job is None:
+            return self.idle
+        # Behind one that should have ended long ago nothing is staged: nobody knows when it will.
+        late = time.monotonic() - job.began > _OVERDUE * job.predicted + _HAND_OVER
+        return self._staged is None and job.ending and not late
+
+    def free_at(self, now: float) -> float:
+        job = self._job
+        return now if job is None else max(now, job.began + job.predicted)
+
     def holds(self, key: str) -> bool:
-        return key in self._serving
+        return key in self.serving
 
     def refused(self, key: str) -> str:
         """Why it does not hold a version that it should; empty while it may still come to hold it."""
@@ -140,7 +167,7 @@ class Worker:
                 self._scheduler.finished(batch, outputs, figures)
 
         try:
-            planned = assembly.plan(batch.spec, works)
+            planned = assembly.plan(batch.spec, works, length=batch.length)
             self._start(
                 Job(
                     next(self._numbers),
@@ -149,13 +176,19 @@ class Worker:
                     lambda memory: assembly.write(batch.spec, works, planned, memory),
                     done,
                     lambda error: self._scheduler.failed(batch, error),
+                    lambda: self._scheduler.returned(batch),
+                    lambda: self._scheduler.began(batch, self),
+                    lambda seconds: self._scheduler.freed(batch, self, seconds),
+                    batch.seconds,
                 )
             )
         except Exception:
             log.exception("cannot assemble a batch of %s", batch.key)
+            self._scheduler.freed(batch, self, None)
             self._scheduler.failed(batch, InternalError("internal error while assembling the batch"))
             return
         started = time.monotonic()
+        self._writing += 0.05 * (started - assembled - self._writing)
         for work in works:
             work.request.timeline.started = started
 
@@ -181,15 +214,21 @@ class Worker:
 
     async def trial(self, key: str, spec: ModelSpec, works: Sequence[Work]) -> dict[str, Tensor]:
         """Compute works outside of any queue, as one batch, and return its whole outputs, nothing cut."""
+        outputs, _ = await self.timed_trial(key, spec, works)
+        return outputs
+
+    async def timed_trial(self, key: str, spec: ModelSpec, works: Sequence[Work]) -> tuple[dict[str, Tensor], float]:
+        """A trial, and the seconds that the worker was busy with it."""
         async with self._scheduler.turn(self):
             if not self.idle or key not in self._loaded:  # it may have died and come back while this waited
                 raise WorkerLost(f"worker {self.device.name} is not running")
-            reply: asyncio.Future[dict[str, Tensor]] = asyncio.get_running_loop().create_future()
+            reply: asyncio.Future[tuple[dict[str, Tensor], float]] = asyncio.get_running_loop().create_future()
             planned = assembly.plan(spec, works, place_outputs=False)
 
             def done(message: wire.Done, memory: memoryview) -> None:
+                seconds = time.monotonic() - job.began
                 if not reply.done():
-                    reply.set_result(_whole(spec, message.outputs, memory))
+                    reply.set_result((_whole(spec, message.outputs, memory), seconds))
 
             def failed(error: SluiceError) -> None:
                 if not reply.done():
@@ -198,7 +237,11 @@ class Worker:
             def write(memory: memoryview) -> None:
                 assembly.write(spec, works, planned, memory)
 
-            self._start(Job(next(self._numbers), key, planned, write, done, failed))
+            def returned() -> None:
+                failed(WorkerLost(f"worker {self.device.name} is not running"))
+
+            job = Job(next(self._numbers), key, planned, write, done, failed, returned)
+            self._start(job)
             return await reply
 
     def adopt(self, resident: Resident) -> None:
@@ -207,15 +250,15 @@ class Worker:
         key = resident.load.key
         self._residents[key] = resident
         if key in self._loaded:
-            self._serving.add(key)
-            self._scheduler.wake()
+            self.serving.add(key)
+            self._scheduler.recount()
         elif self.state is State.RUNNING:
             self._life = asyncio.get_running_loop().create_task(self._bring_back_all())
 
     def unload(self, key: str) -> None:
         self._residents.pop(key, None)
         self._refused.pop(key, None)
-        self._serving.discard(key)
+        self.serving.discard(key)
         self._loaded.discard(key)
         if self._process is not None:
             self._process.send(wire.Unload(key))
@@ -286,8 +329,8 @@ class Worker:
         except (ModelFailed, InvalidRequest):
             pass  # a model that refuses made-up input cannot be warmed, and serves all the same
         if key in self._residents and key in self._loaded:
-            self._serving.add(key)
-            self._scheduler.wake()
+            self.serving.add(key)
+            self._scheduler.recount()
             self._changed()
 
     def _gone(self, how: str) -> None:
@@ -297,7 +340,7 @@ class Worker:
         self._record.worker_restarted()
         early = time.monotonic() - self._born < _PROVEN_AFTER
         self._early_deaths = self._early_deaths + 1 if early else 1
-        self._serving.clear()
+        self.serving.clear()
         self._loaded.clear()
         self._refused.clear()
         log.error("worker %s died (%s); starting it again", self.device.name, how)
@@ -305,33 +348,63 @@ class Worker:
         for waiting in (self._started, *self._loads.values()):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(WorkerLost(f"the worker died ({how})"))
-        job = self._job
-        self._end_job()
+        self._scheduler.recount()
+        job, staged = self._job, self._staged
+        for ended in (job, staged):
+            if ended is not None:
+                self._end(ended)
+                ended.freed(None)
+        self._job = self._staged = None
         if job is not None and job.hung:
             job.failed(ModelFailed(f"computing took longer than {self._settings.compute_timeout:g} s"))
         elif job is not None:
             job.failed(lost)
+        if staged is not None:
+            staged.returned()
         self._life = asyncio.get_running_loop().create_task(self._come_back())
         self._changed()
 
     # Its messages.
 
     def _start(self, job: Job) -> None:
-        assert self._process is not None
-        job.slot, self._next_slot = self._next_slot, 1 - self._next_slot
-        self._job = job
-        patience = self._settings.compute_timeout
-        job.watchdog = asyncio.get_running_loop().call_later(patience, self._hung, job)
-        try:
-            self._ring(job)
-        except BaseException:
-            self._end_job()
-            raise
+        """Ring for it, now if the process is idle; else it is read from the socket when the running one is done."""
+        job.slot = 1 - (self._last_slot if self._job is None else self._job.slot)
+        self._ring(job)
+        if self._job is None:
+            self._begin(job)
+        else:
+            self._staged = job
 
-    def _end_job(self) -> None:
-        if self._job is not None and self._job.watchdog is not None:
-            self._job.watchdog.cancel()
-        self._job = None
+    def _begin(self, job: Job) -> None:
+        """It computes from now on."""
+        self._job = job
+        job.began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        job.timers.append(loop.call_later(self._settings.compute_timeout, self._hung, job))
+        if job.predicted:
+            lead = self._writing + _HAND_OVER
+            job.timers.append(loop.call_later(max(0.0, job.predicted - lead), self._near_its_end, job))
+
+    def _near_its_end(self, job: Job) -> None:
+        job.ending = True
+        self._scheduler.wake()
+
+    def _end(self, job: Job) -> None:
+        for timer in job.timers:
+            timer.cancel()
+        job.timers.clear()
+
+    def _next(self, job: Job, seconds: float | None) -> bool:
+        """The job ended; whether a staged one has taken its place."""
+        self._end(job)
+        job.freed(seconds)
+        self._last_slot = job.slot
+        self._job, staged = None, self._staged
+        self._staged = None
+        if staged is not None:
+            self._begin(staged)
+            staged.began_late()
+        return staged is not None
 
     def _hung(self, job: Job) -> None:
         """Nothing reaches a process that computes for ever but a kill; what follows is the same as for any death."""
@@ -359,12 +432,9 @@ class Worker:
             case wire.Refused(key, reason):
                 self._settle_load(key, ModelError(reason))
             case wire.Done(number) if (job := self._job) is not None and job.number == number:
-                memory = self._slots[job.slot].memory
-                self._end_job()
-                self._scheduler.dispatch()
-                job.done(message, memory)
+                self._computed(job, message)
             case wire.Failed(number, reason, refused) if (job := self._job) is not None and job.number == number:
-                self._end_job()
+                self._next(job, None)
                 job.failed(InvalidRequest(reason) if refused else ModelFailed(reason))
                 self._scheduler.wake()
             case wire.Overflow(number, size) if (job := self._job) is not None and job.number == number:
@@ -372,14 +442,28 @@ class Worker:
             case wire.Logged(level, logger, text):
                 logging.getLogger(logger).log(level, text, extra={"worker": self.device.name})
 
+    def _computed(self, job: Job, message: wire.Done) -> None:
+        memory = self._slots[job.slot].memory
+        if self._next(job, time.monotonic() - job.began):
+            # The slot that would be filled next is this job's own: its answers are cut out first.
+            job.done(message, memory)
+            self._scheduler.wake()
+        else:
+            self._scheduler.dispatch()
+            job.done(message, memory)
+
     def _ring_again(self, job: Job, size: int) -> None:
-        """In a slot with room for the outputs as well."""
+        """In a slot with room for the outputs as well. One staged behind it computes already: they change places."""
         try:
             self._slots[job.slot].grow(size)
             self._ring(job)
+            if self._staged is not None:
+                self._end(job)
+                staged, self._staged = self._staged, job
+                self._begin(staged)
         except (OSError, ValueError, OverflowError) as error:
             log.error("worker %s: no slot of %d bytes can be had: %s", self.device.name, size, error)
-            self._end_job()
+            self._next(job, None)
             job.failed(ModelFailed(f"its outputs need {size} bytes, which cannot be had"))
             self._scheduler.wake()
 

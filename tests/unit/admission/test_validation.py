@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.admission.validation import PRIORITY_STEP, Rules, check
+from sluice.admission.validation import Rules, check
 from sluice.errors import InvalidRequest
 from sluice.request import InferRequest, Parameter, RequestedOutput, Tensor, encode_bytes
 from sluice.spec import BYTES, DATATYPES, NUMPY_TYPES, ModelSpec, Padding, TensorSpec
@@ -43,7 +43,7 @@ def test_what_fits_becomes_work() -> None:
     assert (work.rows, work.length, work.size) == (2, 7, 2 * 7 * 8)
     assert work.inputs == (ids, None)
     assert work.outputs == ("out",)
-    assert work.priority_shift == 0
+    assert work.priority == 0
     assert work.queue_timeout is None
 
 
@@ -116,13 +116,14 @@ def test_only_default_outputs_unless_asked_for() -> None:
     assert check(wanted, spec, RULES).outputs == ("states", "out")
 
 
-def test_priorities_are_worth_seconds_of_waiting() -> None:
-    def shift(level: int) -> float:
-        return check(request(tensor(IDS, 1, 1), priority=level), SPEC, RULES).priority_shift
+def test_priorities_reach_from_the_most_urgent_level_to_the_least() -> None:
+    def priority(level: int) -> float:
+        return check(request(tensor(IDS, 1, 1), priority=level), SPEC, RULES).priority
 
-    assert shift(1) == -4 * PRIORITY_STEP
-    assert shift(10) == 5 * PRIORITY_STEP
-    assert shift(0) == shift(5) == shift(11) == 0
+    assert priority(1) == -1
+    assert priority(3) == -0.5
+    assert priority(10) == 1
+    assert priority(0) == priority(5) == priority(11) == 0
 
 
 def test_harmless_parameters_pass() -> None:

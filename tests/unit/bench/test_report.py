@@ -1,7 +1,7 @@
 import json
 import xml.etree.ElementTree as ElementTree
 
-from sluice.bench import report, svg
+from sluice.bench import report
 from sluice.bench.samples import Sample, summarize
 from sluice.bench.server import Counters
 from sluice.bench.session import Load, Result, Step
@@ -56,14 +56,3 @@ def test_counters_are_told_apart_by_what_ran_between() -> None:
     before, after = Counters({1: 5, 2: 1}, 100, 0), Counters({1: 5, 2: 4}, 130, 10)
     assert after.since(before) == Counters({2: 3}, 30, 10)
     assert Counters().padding_share is None
-
-
-def test_charts_survive_empty_and_infinite_values() -> None:
-    chart = svg.Chart("t", "x", "y", logarithmic=True)
-    for drawn in (
-        svg.lines(chart, []),
-        svg.lines(chart, [svg.Series("s", [(1, float("inf")), (2, 0.0), (3, 5.0)])]),
-        svg.bars(svg.Chart("t", "x", "y"), {}),
-        svg.bars(svg.Chart("t & u", "x", "y", level=("l", 2.0)), {"a<b": 3.0}),
-    ):
-        ElementTree.fromstring(drawn)

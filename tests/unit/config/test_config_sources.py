@@ -248,3 +248,20 @@ def test_every_flag_and_variable_is_its_own() -> None:
     everything = list(fields(Settings))
     assert len({field.flag for field in everything}) == len(everything)
     assert len({field.variable for field in everything}) == len(everything)
+
+
+def test_tenants_have_weights() -> None:
+    scheduler = load(None, {"SLUICE_SCHEDULER__TENANT_WEIGHTS": '["gold=3", "a=b=0.5"]'}, {}).settings.scheduler
+    assert scheduler.shares == {"gold": 3.0, "a=b": 0.5}
+    assert load(write('[scheduler]\ntenant_header = "X-Team"'), {}, {}).settings.scheduler.tenant_header == "x-team"
+
+
+@pytest.mark.parametrize("wrong", ["gold", "gold=", "=1", "gold=0", "gold=-1", "gold=inf", "gold=much"])
+def test_a_weight_is_a_positive_number(wrong: str) -> None:
+    assert f"expected name=weight with a weight above 0, got '{wrong}'" in complaint(
+        f'[scheduler]\ntenant_weights = ["{wrong}"]'
+    )
+
+
+def test_a_tenant_header_is_a_header() -> None:
+    assert "expected a header name" in complaint('[scheduler]\ntenant_header = "not: one"')

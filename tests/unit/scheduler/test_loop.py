@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,20 +10,23 @@ from sluice.errors import (
     InternalError,
     InvalidRequest,
     ModelFailed,
+    Overloaded,
     QueueFull,
     QueueTimeout,
     SluiceError,
     WorkerLost,
 )
 from sluice.request import InferRequest, Tensor
-from sluice.scheduler import loop as scheduler_loop
-from sluice.scheduler.entry import Batch, Limits, Work
+from sluice.scheduler.cost import Cost
+from sluice.scheduler.entry import Batch, Entry, Limits, Work
 from sluice.scheduler.loop import MAX_LOSSES, Lane, Scheduler
+from sluice.scheduler.policy import Bounds, Policy
 from sluice.spec import ModelSpec, Padding
 from sluice.telemetry.metrics import Metrics
 from sluice.telemetry.record import BatchFigures, Record
 
 Outputs = tuple[Tensor, ...]
+TARGET = 1000.0  # seconds: what is tested here is not what the policy thinks of deadlines
 FIGURES = BatchFigures(1, 1, 1, 0.0, 0.0, 0.0)
 
 
@@ -37,39 +39,82 @@ class Device:
         self.batch: Batch | None = None
         self.ran: list[list[str]] = []
 
+        self.staged: Batch | None = None
+        self.ending = False
+
     @property
     def idle(self) -> bool:
         return self.batch is None
 
-    def holds(self, key: str) -> bool:
-        return key in self.keys
+    @property
+    def open(self) -> bool:
+        return self.batch is None or (self.ending and self.staged is None)
+
+    @property
+    def serving(self) -> tuple[str, ...]:
+        return self.keys
+
+    def free_at(self, now: float) -> float:
+        return now
 
     def run(self, batch: Batch) -> None:
-        assert self.batch is None
-        self.batch = batch
+        if self.batch is None:
+            self.batch = batch
+        else:
+            assert self.open
+            self.staged = batch
         self.ran.append([entry.work.request.id for entry in batch.entries])
 
     @property
     def running(self) -> list[str]:
         return [] if self.batch is None else [entry.work.request.id for entry in self.batch.entries]
 
-    def finish(self) -> None:
-        batch, self.batch = self.batch, None
+    def near_its_end(self) -> None:
+        self.ending = True
+        self.scheduler.wake()
+
+    def _freed(self, seconds: float | None) -> Batch:
+        batch, self.batch, self.staged, self.ending = self.batch, self.staged, None, False
         assert batch is not None
+        self.scheduler.freed(batch, self, seconds)
+        return batch
+
+    def finish(self) -> None:
+        batch = self._freed(0.01)
         self.scheduler.dispatch()
         self.scheduler.finished(batch, [answer(entry.work.request.id) for entry in batch.entries], FIGURES)
 
     def fail(self, error: SluiceError) -> None:
-        batch, self.batch = self.batch, None
-        assert batch is not None
+        staged, self.staged = self.staged, None
+        batch = self._freed(None)
+        if staged is not None:
+            self.scheduler.freed(staged, self, None)
         self.scheduler.failed(batch, error)
+        if staged is not None:
+            self.scheduler.returned(staged)
+
+
+def cost(seconds_per_row: float) -> Cost:
+    """A device on which a batch takes a second, and more by its rows if so asked."""
+    learned = Cost()
+    for rows in (1, 4, 16, 64) * 10:
+        learned.profile(rows, 10, max(1.0, rows * seconds_per_row))
+    learned.fit()
+    return learned
 
 
 class Stage:
     """A scheduler with one lane, and one device unless a test adds more."""
 
-    def __init__(self, padding: Padding = Padding.ANY, queue: int = 100, queue_timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        padding: Padding = Padding.ANY,
+        queue: int = 100,
+        queue_timeout: float | None = None,
+        seconds_per_row: float = 0.0,
+    ) -> None:
         self.scheduler = Scheduler()
+        self.seconds_per_row = seconds_per_row
         self.lane = self.add_lane("m", padding, queue, queue_timeout)
         self.device = Device(self.scheduler)
         self.scheduler.add_worker(self.device)
@@ -78,8 +123,9 @@ class Stage:
         self, key: str, padding: Padding = Padding.ANY, queue: int = 100, queue_timeout: float | None = None
     ) -> Lane:
         spec = ModelSpec(key, "1", "", "", (), (), 64, padding)
-        limits = Limits(rows=64, tokens=1000, size=1 << 20, queue=queue, queue_timeout=queue_timeout)
-        lane = Lane(key, spec, limits, Record(Metrics()).version(key, "1"))
+        limits = Limits(queue=queue, queue_timeout=queue_timeout)
+        policy: Policy[Entry] = Policy(cost(self.seconds_per_row), TARGET, Bounds(rows=64, tokens=1000, size=1 << 20))
+        lane = Lane(key, spec, limits, Record(Metrics()).version(key, "1"), policy)
         self.scheduler.add_lane(lane)
         return lane
 
@@ -90,10 +136,10 @@ class Stage:
         *,
         deadline: float | None = None,
         queue_timeout: float | None = None,
-        shift: float = 0.0,
+        priority: float = 0.0,
     ) -> "asyncio.Task[Outputs]":
         request = InferRequest("m", "", (), id=name, deadline=deadline)
-        work = Work(request, (), (), 1, 10, "g", priority_shift=shift, queue_timeout=queue_timeout)
+        work = Work(request, (), (), 1, 10, "g", priority=priority, queue_timeout=queue_timeout)
         return asyncio.create_task(self.scheduler.submit(lane or self.lane, work))
 
     async def occupied(self) -> "asyncio.Task[Outputs]":
@@ -128,7 +174,7 @@ async def test_what_arrives_while_the_device_is_busy_waits_and_goes_next() -> No
     first = await stage.occupied()
     others = [stage.submit(name) for name in "ab"]
     await turns()
-    assert len(stage.lane.queue) == 2
+    assert len(stage.lane.policy) == 2
     stage.device.finish()
     assert stage.device.running == ["a", "b"]  # before the answers of the first went out
     stage.device.finish()
@@ -143,7 +189,7 @@ async def test_a_cancel_removes_queued_work_at_once() -> None:
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
-    assert [entry.work.request.id for entry in stage.lane.queue] == ["stays"]
+    assert [entry.work.request.id for entry in stage.lane.policy] == ["stays"]
     stage.device.finish()
     assert stage.device.running == ["stays"]
     stage.device.finish()
@@ -159,7 +205,7 @@ async def test_a_cancel_in_the_turn_of_the_dispatch_reaches_no_worker() -> None:
     stage.device.finish()
     assert stage.device.running == []
     await asyncio.gather(first, gone, return_exceptions=True)
-    assert not stage.lane.queue
+    assert not len(stage.lane.policy)
 
 
 async def test_a_cancel_of_running_work_leaves_the_rest_of_its_batch_alone() -> None:
@@ -180,7 +226,7 @@ async def test_a_deadline_fires_while_the_device_is_busy() -> None:
     late = stage.submit("late", deadline=time.monotonic() + 0.01)
     with pytest.raises(DeadlineExceeded):
         await late
-    assert not stage.lane.queue
+    assert not len(stage.lane.policy)
     stage.device.finish()
     await first
     assert stage.device.ran == [["first"]]
@@ -205,7 +251,7 @@ async def test_the_queue_timeout_counts_only_in_the_queue() -> None:
     with pytest.raises(QueueTimeout, match="Request timeout expired"):
         await waiting
     assert not running.done()
-    assert not stage.lane.queue
+    assert not len(stage.lane.policy)
     stage.device.finish()
     assert await running == answer("running")
 
@@ -234,31 +280,13 @@ async def test_a_full_queue_refuses() -> None:
 async def test_the_urgent_go_first() -> None:
     stage = Stage(Padding.NEVER)
     first = await stage.occupied()
-    shifts = {"low": 5.0, "usual": 0.0, "high": -4.0}
-    tasks = [stage.submit(name, shift=shift) for name, shift in shifts.items()]
+    priorities = {"low": 1.0, "usual": 0.0, "high": -1.0}
+    tasks = [stage.submit(name, priority=priority) for name, priority in priorities.items()]
     await turns()
     for _ in range(4):
         stage.device.finish()
     await asyncio.gather(first, *tasks)
     assert stage.device.ran == [["first"], ["high"], ["usual"], ["low"]]
-
-
-async def test_low_priority_is_overtaken_only_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 1000.0
-    monkeypatch.setattr(scheduler_loop, "time", SimpleNamespace(monotonic=lambda: now))
-    stage = Stage(Padding.NEVER)
-    tasks = [await stage.occupied(), stage.submit("low", shift=5.0)]
-    await turns()
-    while stage.device.running != ["low"]:
-        now += 1.0
-        tasks.append(stage.submit(f"high at {now}", shift=-4.0))
-        await turns()
-        stage.device.finish()
-    # Nine levels are worth nine seconds, and of equals the older goes first: eight overtook it.
-    assert stage.device.ran.index(["low"]) == 1 + 8
-    while not stage.device.idle:
-        stage.device.finish()
-    await asyncio.gather(*tasks)
 
 
 async def test_a_model_that_must_not_batch_runs_one_by_one() -> None:
@@ -294,7 +322,7 @@ async def test_a_request_costs_only_so_many_workers() -> None:
     await turns()
     assert stage.device.ran == [["killer"]] * MAX_LOSSES
     assert stage.device.idle
-    assert not stage.lane.queue
+    assert not len(stage.lane.policy)
 
 
 @pytest.mark.parametrize("error", [ModelFailed("no"), InvalidRequest("no"), InternalError("no")])
@@ -340,6 +368,61 @@ async def test_a_request_that_died_waiting_for_its_retry_is_not_retried() -> Non
     stage.device.finish()
     assert await stays == answer("stays")
     assert stage.device.ran == [["gone", "stays"], ["stays"]]
+
+
+async def test_the_next_batch_is_staged_when_the_running_one_is_about_to_end() -> None:
+    stage = Stage(Padding.NEVER)
+    first = await stage.occupied()
+    tasks = [stage.submit(name) for name in "ab"]
+    await turns()
+    assert stage.device.ran == [["first"]]
+    stage.device.near_its_end()
+    await turns()
+    assert stage.device.ran == [["first"], ["a"]]  # and no more than one
+    assert stage.device.running == ["first"]
+    stage.device.finish()
+    assert stage.device.running == ["a"]
+    stage.device.finish()
+    stage.device.finish()
+    assert await asyncio.gather(first, *tasks) == [answer(name) for name in ("first", "a", "b")]
+
+
+async def test_staged_work_loses_nothing_with_the_worker() -> None:
+    stage = Stage()
+    first = await stage.occupied()
+    tasks = [stage.submit(name) for name in "ab"]
+    await turns()
+    for _ in range(MAX_LOSSES - 1):
+        stage.device.near_its_end()
+        await turns()
+        assert stage.device.ran[-1] == ["a", "b"]
+        stage.device.fail(WorkerLost("died"))
+        await turns()
+        assert stage.device.running == ["first"]
+    stage.device.near_its_end()
+    await turns()
+    stage.device.fail(WorkerLost("died"))
+    with pytest.raises(WorkerLost):
+        await first
+    await turns()
+    assert stage.device.running == ["a", "b"]  # together still: nothing is known against them
+    stage.device.finish()
+    assert await asyncio.gather(*tasks) == [answer("a"), answer("b")]
+
+
+async def test_what_cannot_be_answered_in_time_is_refused_with_advice() -> None:
+    stage = Stage(queue=1_000_000)
+    tasks = [await stage.occupied()]
+    while not tasks[-1].done():  # ever more that is due in ten seconds, on a device that is busy
+        tasks.append(stage.submit("one more", deadline=time.monotonic() + 10))
+        await asyncio.sleep(0)
+    with pytest.raises(Overloaded, match="'m' is overloaded") as refused:
+        await tasks[-1]
+    assert refused.value.retry_after is not None
+    assert refused.value.retry_after > 0
+    stage.scheduler.close()
+    stage.device.finish()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def test_turns_alternate_with_batches() -> None:
@@ -399,7 +482,7 @@ async def test_a_worker_is_given_only_what_it_holds() -> None:
 
 
 async def test_idle_devices_share_what_waits() -> None:
-    stage = Stage()
+    stage = Stage(seconds_per_row=1.0)
     second = Device(stage.scheduler)
     stage.scheduler.add_worker(second)
     tasks = [stage.submit(name) for name in "abcd"]
@@ -440,7 +523,7 @@ async def test_a_failing_policy_answers_instead_of_hanging(monkeypatch: pytest.M
     def broken(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("sluice.scheduler.policy.choose", broken)
     stage = Stage()
+    monkeypatch.setattr(stage.lane.policy, "choose", broken)
     with pytest.raises(InternalError):
         await stage.submit("a")

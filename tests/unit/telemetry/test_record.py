@@ -196,7 +196,7 @@ def test_gauges_are_read_when_scraped(metrics: Metrics, version: VersionRecord) 
     queue = [1, 2, 3]
     states = {"ready": 2}
     record = Record(metrics)
-    version.watch_queue(lambda: len(queue))
+    version.watch(lambda: len(queue), lambda: 0.4, 0.25)
     record.worker_states(lambda: states)
     record.worker_restarted()
     version.set_padding(Padding.EQUAL)
@@ -204,6 +204,8 @@ def test_gauges_are_read_when_scraped(metrics: Metrics, version: VersionRecord) 
     scrape = Scrape(metrics)
     assert scrape("sluice_queue_length", model="m", version="1") == 3
     assert scrape("nv_inference_pending_request_count", model="m", version="1") == 3
+    assert scrape("sluice_predicted_utilisation", model="m", version="1") == 0.4
+    assert scrape("sluice_target_latency_seconds", model="m", version="1") == 0.25
     assert scrape("sluice_workers", state="ready") == 2
     assert scrape("sluice_worker_restarts_total") == 1
     assert scrape("sluice_model_padding", model="m", version="1", mode="equal") == 1

@@ -47,10 +47,10 @@ def tensor(spec: TensorSpec, shape: tuple[int, ...], seed: int) -> Tensor:
     return Tensor(spec.name, spec.datatype, shape, raw.tobytes())
 
 
-@given(batches())
-def test_an_identity_gives_each_entry_its_own(batch: tuple[ModelSpec, list[Work]]) -> None:
+@given(batches(), st.none() | st.integers(9, 16))
+def test_an_identity_gives_each_entry_its_own(batch: tuple[ModelSpec, list[Work]], length: int | None) -> None:
     spec, works = batch
-    planned = assembly.plan(spec, works)
+    planned = assembly.plan(spec, works, length=length if spec.has_sequence else None)
     memory = memoryview(bytearray(planned.size + 1))
     assembly.write(spec, works, planned, memory)
     answers = assembly.read(spec, works, planned.inputs, memory)

@@ -66,3 +66,10 @@ def test_a_worker_sees_only_its_own_device() -> None:
     assert Device("cuda", 2, 1).environment()["CUDA_VISIBLE_DEVICES"] == "2"
     assert Device("cpu", 2, 4).environment()["CUDA_VISIBLE_DEVICES"] == ""
     assert Device("cpu", 2, 4).environment()["OMP_NUM_THREADS"] == "4"
+
+
+def test_a_device_and_its_runtime_have_names() -> None:
+    """What is learned on one is worth nothing on another."""
+    assert Device("cpu", 0, 1).model == Device("cpu", 1, 1).model != ""
+    assert devices.runtime("onnxruntime", "cpu").startswith("onnxruntime 1.")
+    assert devices.runtime("python", "cpu") == "python"

@@ -141,11 +141,11 @@ async def test_small_vocabularies_are_probed_with_zeros(bench: Bench) -> None:
 
 
 async def test_warm_up_runs_at_the_shapes_that_will_be_used(bench: Bench) -> None:
-    from sluice.scheduler.entry import Limits
+    from sluice.scheduler.policy import Bounds
     from sluice.store.settings import ModelSettings
 
     found = await bench.find(graphs.tagger)
-    limits = Limits(rows=64, tokens=256, size=1 << 20, queue=10)
+    limits = Bounds(rows=64, tokens=256, size=1 << 20)
     made = warming.works(found.spec, ModelSettings("tagger", max_length=100), limits, bench.repository)
     assert {(one.rows, one.length) for one in made} == {(1, 8), (32, 8), (1, 32), (8, 32)}
     for one in made:

@@ -91,6 +91,10 @@ def _options(settings: Server) -> list[tuple[str, Any]]:
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
         # Two servers on one port would share its clients silently.
         ("grpc.so_reuseport", 0),
+        # From a thousand calls on that were read but not handed over grpc cancels some of them by chance. What is
+        # refused is refused by us, with a reason.
+        ("grpc.server.max_pending_requests", 1_000_000),
+        ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
         ("grpc.server_handshake_timeout_ms", int(settings.header_timeout * 1000)),
         # Clients may ping as often as they like; who has not answered ours for that long is gone.
         ("grpc.http2.max_ping_strikes", 0),

@@ -51,8 +51,10 @@ class Servicer:
             if id and len(id) <= MAX_REQUEST_ID and id.isascii() and id.isprintable():
                 call.reply_metadata = ((REQUEST_ID, id),)
             decoded = codec.decode(parsed, self._services.regions)
+            tenant = self._services.tenant(call.value(self._services.tenant_header))
         request = decoded.request
         request.id = id
+        request.tenant = tenant
         request.deadline = call.deadline
         request.timeline.received = received
         response = await self._services.engine.infer(request)
@@ -86,6 +88,7 @@ class InferStream:
         self._send = send
         self._sending = asyncio.Lock()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._tenant = services.tenant(call.value(services.tenant_header))
         # By default an error is an answer like any other; clients can ask that the first one ends the call instead.
         self._errors_end_the_call = call.value("triton_grpc_error").lower() == "true"
 
@@ -111,6 +114,7 @@ class InferStream:
                 decoded = codec.decode(parsed, self._services.regions)
                 request = decoded.request
                 final = _wants_final_mark(request.parameters.get("triton_enable_empty_final_response", False))
+            request.tenant = self._tenant
             request.deadline = self._call.deadline
             request.timeline.received = received
             response = await self._services.engine.infer(request)

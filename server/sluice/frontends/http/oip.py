@@ -28,6 +28,7 @@ class OpenInference:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._tenant_header = services.tenant_header.encode()
 
     def routes(self) -> list[Route]:
         model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
@@ -54,6 +55,7 @@ class OpenInference:
         services = self._services
         with services.engine.reading:
             decoded = self._decode(exchange, await body.read(exchange, services.limits.max_message_bytes), timeline)
+            decoded.request.tenant = services.tenant(exchange.headers.get(self._tenant_header, b"").decode("latin-1"))
         exchange.cancel_on_disconnect = True
         response = await services.engine.infer(decoded.request)
         reply = codec.encode(response, decoded.wishes, services.regions)

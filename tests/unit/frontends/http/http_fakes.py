@@ -145,6 +145,7 @@ async def running(**settings: Any) -> AsyncIterator[Running]:
         regions=Regions(limits.shared_memory),
         switches=Switches(),
         limits=limits,
+        tenant_header="x-tenant",
     )
     server = HttpServer(services, limits)
     port = await server.start()

@@ -140,6 +140,15 @@ async def test_errors_give_the_id_back() -> None:
             assert (answer.status, answer.headers.get("x-request-id")) == (404, None)
 
 
+async def test_a_header_names_the_tenant() -> None:
+    async with running() as server, wire(server.port) as client:
+        for headers in ({"X-Tenant": "gold"}, {}):
+            assert (await client.request("POST", INFER, infer_body(), headers)).status == 200
+        assert [seen.tenant for seen in server.engine.seen] == ["gold", ""]
+        answer = await client.request("POST", INFER, infer_body(), {"X-Tenant": "g" * 129})
+        assert (answer.status, answer.json()) == (400, {"error": "x-tenant: longer than 128 characters"})
+
+
 async def test_the_earliest_deadline_counts() -> None:
     async with running() as server, wire(server.port) as client:
         headers = {"X-Request-Timeout-Ms": "1e3", "x-envoy-expected-rq-timeout-ms": "250"}

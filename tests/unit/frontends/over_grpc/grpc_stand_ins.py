@@ -13,6 +13,7 @@ from sluice import errors
 from sluice.config.settings import Server
 from sluice.frontends.grpc.server import GrpcServer
 from sluice.frontends.regions import Regions
+from sluice.frontends.services import Services
 from sluice.health import Health
 from sluice.request import InferRequest, InferResponse, Parameter, Tensor
 from sluice.spec import TensorSpec
@@ -169,15 +170,16 @@ async def running(**settings: Any) -> AsyncIterator[Bench]:
     parts = StandInParts()
     health = Health(parts)
     health.mark_started()
-    services = SimpleNamespace(
-        engine=StandInEngine(),
-        catalog=StandInCatalog(),
+    services: Any = Services(
+        engine=StandInEngine(),  # type: ignore[arg-type]
+        catalog=StandInCatalog(),  # type: ignore[arg-type]
         health=health,
         regions=Regions(enabled=True),
         switches=Switches(),
         limits=limits,
+        tenant_header="x-tenant",
     )
-    server = GrpcServer(services, limits)  # type: ignore[arg-type]
+    server = GrpcServer(services, limits)
     port = await server.start()
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options) as channel:

@@ -42,6 +42,17 @@ async def test_an_answer(bench: Bench) -> None:
     assert bench.engine.requests[0].deadline is None
 
 
+async def test_metadata_names_the_tenant(bench: Bench) -> None:
+    await bench.infer(request("r1", data=b"abcdefgh"), metadata=(("x-tenant", "gold"),))
+    await bench.infer(request("r2", data=b"abcdefgh"))
+    assert [seen.tenant for seen in bench.engine.requests] == ["gold", ""]
+    error = await failing(bench.infer(request("r3", data=b"abcdefgh"), metadata=(("x-tenant", "g" * 129),)))
+    assert (error.code(), error.details()) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "x-tenant: longer than 128 characters",
+    )
+
+
 async def test_the_python_client(bench: Bench) -> None:
     async with triton.InferenceServerClient(bench.address) as client:
         x = triton.InferInput("x", [2, 3], "INT64")

@@ -43,6 +43,15 @@ async def test_answers_overtake_each_other(bench: Bench) -> None:
     assert await stream.code() is grpc.StatusCode.OK
 
 
+async def test_all_of_a_stream_is_its_tenants(bench: Bench) -> None:
+    stream = bench.stream(metadata=(("x-tenant", "gold"),))
+    for name in ("first", "second"):
+        await stream.write(request(name))
+        await answer(stream)
+    await stream.done_writing()
+    assert [seen.tenant for seen in bench.engine.requests] == ["gold", "gold"]
+
+
 async def test_an_error_answers_its_own_request(bench: Bench) -> None:
     stream = bench.stream()
     await stream.write(request("bad", "unknown"))

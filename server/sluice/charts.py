@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
+# Okabe and Ito's colours, which colour-blind readers tell apart, and two more for charts of many lines.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000", "#b8a800", "#8c510a")
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 34, 44
 _LINE_HEIGHT = 16
+_LEGEND = 118  # what a legend beside the lines takes
 
 Points = Sequence[tuple[float, float]]
 Scale = Callable[[float], float]
@@ -26,7 +27,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What is drawn; `level` is a horizontal line with its name, as a target is."""
+    """What is drawn; `level` is a horizontal line with its name, as a target is.
+
+    `aside` puts the legend beside the lines, for many of them; without `marks` points show only as the line they make.
+    """
 
     title: str
     x: str
@@ -36,6 +40,13 @@ class Chart:
     logarithmic: bool = False
     level: tuple[str, float] | None = None
     most_y: float | None = None
+    most_x: float | None = None
+    aside: bool = False
+    marks: bool = True
+
+    @property
+    def right(self) -> int:
+        return self.width - _RIGHT - (_LEGEND if self.aside else 0)
 
 
 def lines(chart: Chart, series: Sequence[Series]) -> str:
@@ -43,7 +54,7 @@ def lines(chart: Chart, series: Sequence[Series]) -> str:
     drawn = [
         Series(
             each.name,
-            [point for point in sorted(each.points) if all(map(math.isfinite, point))],
+            [point for point in sorted(each.points) if _drawable(point, chart)],
             each.dashed,
             each.colour,
         )
@@ -52,10 +63,10 @@ def lines(chart: Chart, series: Sequence[Series]) -> str:
     drawn = [each for each in drawn if each.points]
     xs = [x for each in drawn for x, _ in each.points] or [0.0, 1.0]
     ys = [y for each in drawn for _, y in each.points] + ([chart.level[1]] if chart.level else [])
-    left = 0.0 if min(xs) >= 0 else min(xs)
-    to_x = _linear(left, max(xs) or 1.0, _LEFT, chart.width - _RIGHT)
+    left, right = 0.0 if min(xs) >= 0 else min(xs), chart.most_x or max(xs) or 1.0
+    to_x = _linear(left, right, _LEFT, chart.right)
     to_y, ticks = _y_axis(chart, ys or [1.0])
-    parts = [_frame(chart, [(to_x(tick), _number(tick)) for tick in _ticks(left, max(xs) or 1.0)], to_y, ticks)]
+    parts = [_frame(chart, [(to_x(tick), _number(tick)) for tick in _ticks(left, right)], to_y, ticks)]
     if chart.level:
         parts.append(_level(chart, chart.level[0], to_y(chart.level[1])))
     for number, each in enumerate(drawn):
@@ -63,17 +74,17 @@ def lines(chart: Chart, series: Sequence[Series]) -> str:
         path = " ".join(f"{to_x(x):.1f},{to_y(_within(y, chart)):.1f}" for x, y in each.points)
         dash = ' stroke-dasharray="5 4"' if each.dashed else ""
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
-        if not each.dashed:
+        if chart.marks and not each.dashed:
             dots = (f'<circle cx="{to_x(x):.1f}" cy="{to_y(_within(y, chart)):.1f}" r="2.6"/>' for x, y in each.points)
             parts.append(f'<g fill="{colour}">{"".join(dots)}</g>')
-        parts.append(_legend(number, each.name, colour, each.dashed))
+        parts.append(_legend(chart, number, Series(each.name, (), each.dashed, colour)))
     return _document(chart, parts)
 
 
 def bars(chart: Chart, values: Mapping[str, float], colours: Mapping[str, str] | None = None) -> str:
     """A bar for each value, in their order."""
     to_y, ticks = _y_axis(chart, [*values.values(), 0.0])
-    width = (chart.width - _LEFT - _RIGHT) / max(1, len(values))
+    width = (chart.right - _LEFT) / max(1, len(values))
     labels = [(_LEFT + width * (number + 0.5), name) for number, name in enumerate(values)]
     parts = [_frame(chart, labels, to_y, ticks)]
     floor = chart.height - _BOTTOM
@@ -118,12 +129,16 @@ def _ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def _drawable(point: tuple[float, float], chart: Chart) -> bool:
+    return all(map(math.isfinite, point)) and (chart.most_x is None or point[0] <= chart.most_x)
+
+
 def _within(y: float, chart: Chart) -> float:
     return y if chart.most_y is None else min(y, chart.most_y)
 
 
 def _frame(chart: Chart, labels: Sequence[tuple[float, str]], to_y: Scale, ticks: Sequence[float]) -> str:
-    right, floor = chart.width - _RIGHT, chart.height - _BOTTOM
+    right, floor = chart.right, chart.height - _BOTTOM
     parts = [f'<text x="{_LEFT}" y="16" font-weight="600">{escape(chart.title)}</text>']
     for tick in ticks:
         y = to_y(tick)
@@ -141,17 +156,18 @@ def _frame(chart: Chart, labels: Sequence[tuple[float, str]], to_y: Scale, ticks
 
 
 def _level(chart: Chart, name: str, y: float) -> str:
-    place = f'x1="{_LEFT}" y1="{y:.1f}" x2="{chart.width - _RIGHT}" y2="{y:.1f}"'
+    place = f'x1="{_LEFT}" y1="{y:.1f}" x2="{chart.right}" y2="{y:.1f}"'
     line = f'<line {place} stroke="#c00" stroke-dasharray="2 3"/>'
-    return line + _text(chart.width - _RIGHT, y - 4, name, "end", "#c00")
+    return line + _text(chart.right, y - 4, name, "end", "#c00")
 
 
-def _legend(number: int, name: str, colour: str, dashed: bool) -> str:
+def _legend(chart: Chart, number: int, series: Series) -> str:
     y = _TOP + 10 + number * _LINE_HEIGHT
-    dash = ' stroke-dasharray="5 4"' if dashed else ""
-    place = f'x1="{_LEFT + 10}" y1="{y - 4}" x2="{_LEFT + 30}" y2="{y - 4}"'
-    mark = f'<line {place} stroke="{colour}" stroke-width="2"{dash}/>'
-    return mark + _text(_LEFT + 36, y, name, "start")
+    left = chart.right if chart.aside else _LEFT
+    dash = ' stroke-dasharray="5 4"' if series.dashed else ""
+    place = f'x1="{left + 10}" y1="{y - 4}" x2="{left + 30}" y2="{y - 4}"'
+    mark = f'<line {place} stroke="{series.colour}" stroke-width="2"{dash}/>'
+    return mark + _text(left + 36, y, series.name, "start")
 
 
 def _text(x: float, y: float, text: str, anchor: str, colour: str = "#333") -> str:
