@@ -154,6 +154,8 @@ def python_echo(repository: Path, name: str = "echo", gate: Path | None = None, 
     (directory / "1").mkdir(parents=True, exist_ok=True)
     (directory / "1" / "model.py").write_text(PYTHON_MODEL)
     parameters = f'[parameters]\ngate = "{gate}"\n' if gate else ""
+    if gate and "target_latency" not in more:  # held up for seconds, it must not come to refuse what is too much then
+        more += "\ntarget_latency = 60"
     (directory / "model.toml").write_text(
         f"""{more}
 [[input]]

@@ -11,6 +11,7 @@ guess would call everything hopeless and never learn better.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import deque
 from collections.abc import Hashable
 from typing import Any
@@ -142,7 +143,7 @@ class Cost:
         """When everything has become slower or faster, what was before tells nothing but the profile's shape."""
         off = [math.log(seconds / self._usual(int(rows), int(length))) for _, rows, length, seconds in self._recent]
         last, before = off[-2 * LAST :], off[: -2 * LAST]
-        if before and abs(_median(last) - _median(before)) > max(0.2, 3 * self.spread):
+        if before and abs(statistics.median(last) - statistics.median(before)) > max(0.2, 3 * self.spread):
             self._recent = deque(list(self._recent)[len(before) :], maxlen=MEMORY)
 
     def _since_profiled(self, live: Floats) -> float:
@@ -170,8 +171,8 @@ class Cost:
                 own.append(math.log(seconds / self._usual(int(rows), int(length))))
         for worker, errors in last.items():
             if len(errors) >= LAST // 4:
-                self._speed[worker] = _median(errors)
-        self._typical = _median(list(self._speed.values())) if self._speed else 0.0
+                self._speed[worker] = statistics.median(errors)
+        self._typical = statistics.median(list(self._speed.values())) if self._speed else 0.0
 
     def _line(self, tokens: Floats, length: Floats) -> Floats:
         line: Floats = self.terms[0] + tokens * (self.terms[1] + self.terms[2] * length)
@@ -227,10 +228,6 @@ class Cost:
             raise ValueError("not the state of a cost model: wrong number of terms")
         cost._renew()
         return cost
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _usable(rows: float, length: float, seconds: float) -> bool:
