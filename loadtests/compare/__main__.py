@@ -1,6 +1,6 @@
 """`make compare`: Sluice beside other servers, from environments to report.
 
-Servers that are not measured are idle, or paused where they would poll. `--quick` takes some 25 minutes for both mixes
+Servers that are not measured are idle, or paused where they would poll. `--quick` takes some 40 minutes for both mixes
 on two cores, the default about an hour and a half; both can be interrupted and continued.
 """
 

@@ -127,7 +127,7 @@ class Cost:
         profile = np.array(self._profile, float).reshape(-1, 3)
         if not len(live) + len(profile):
             return
-        profile[:, 2] *= self._since_profiled(live)
+        profile[:, 2] *= _since_profiled(profile, live)
         rows, length, seconds = np.concatenate((profile, live)).T
         weight = np.ones(len(rows))
         # Warm-up fades as traffic tells more, and goes on speaking where traffic says nothing.
@@ -145,16 +145,6 @@ class Cost:
         last, before = off[-2 * LAST :], off[: -2 * LAST]
         if before and abs(statistics.median(last) - statistics.median(before)) > max(0.2, 3 * self.spread):
             self._recent = deque(list(self._recent)[len(before) :], maxlen=MEMORY)
-
-    def _since_profiled(self, live: Floats) -> float:
-        """How many times as long as at warm-up everything takes now."""
-        if not len(live) or not self._profile:
-            return 1.0
-        profile = np.array(self._profile, float)
-        rows, length, seconds = live[-4 * LAST :].T[:, :, None]
-        size = rows * length / (profile[:, 0] * profile[:, 1])
-        near = (size > 0.7) & (size < 1.4) & (length > 0.5 * profile[:, 1]) & (length < 2 * profile[:, 1])
-        return float(np.median((seconds / profile[:, 2])[near])) if near.any() else 1.0
 
     def _alike(self) -> list[tuple[float, float, float]]:
         """The last batches as a typical worker would have computed them."""
@@ -228,6 +218,16 @@ class Cost:
             raise ValueError("not the state of a cost model: wrong number of terms")
         cost._renew()
         return cost
+
+
+def _since_profiled(profile: Floats, live: Floats) -> float:
+    """How many times as long as at warm-up everything takes now."""
+    if not len(live) or not len(profile):
+        return 1.0
+    rows, length, seconds = live[-4 * LAST :].T[:, :, None]
+    size = rows * length / (profile[:, 0] * profile[:, 1])
+    near = (size > 0.7) & (size < 1.4) & (length > 0.5 * profile[:, 1]) & (length < 2 * profile[:, 1])
+    return float(np.median((seconds / profile[:, 2])[near])) if near.any() else 1.0
 
 
 def _usable(rows: float, length: float, seconds: float) -> bool:

@@ -58,7 +58,6 @@ class Policy(Generic[W]):
         self._batches = 1e-9  # usual batch: faded count and seconds
         self._batch_seconds = 0.0
         self._tenants: dict[Hashable, deque[Place[W]]] = {}
-        self._refused = 0.0  # part of what came lately
         self._owed = 0.0  # work to be given up for tenants that had less than their share
         self._until_renewal = RENEW_EVERY
         self._version = -1
@@ -109,7 +108,6 @@ class Policy(Generic[W]):
         place = self._place(entry)
         self._forecast.arrived(entry.length, place.work, entry.due - now, now)
         refusal = self._refusal(place, now)
-        self._refused += 0.02 * ((refusal is not None) - self._refused)
         if refusal is None:
             self._add(place)
         return refusal
