@@ -13,8 +13,8 @@ from typing import Any
 from loadtests.compare.analysis import Comparison, Point, Row, verdicts
 from loadtests.compare.traces import MIXES
 from sluice import charts
-from sluice.bench.report import finite
 from sluice.bench.samples import percentile
+from sluice.plain import finite
 
 _TITLES = {
     "sluice": "Sluice",

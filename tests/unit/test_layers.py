@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"scheduler", "store", "backends"},
     {"health", "telemetry"},
     {"config"},
-    {"request", "spec", "errors", "pb", "charts"},
+    {"request", "spec", "errors", "pb", "charts", "plain"},
 ]
 HEIGHT = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}
 # The nouns lean on one another: errors is below spec, spec below request.

@@ -11,6 +11,7 @@ from typing import Any
 from sluice import charts
 from sluice.bench.samples import PERCENTILES
 from sluice.bench.session import Load, Result, Step
+from sluice.plain import finite
 
 HEADINGS = (
     "rate/s",
@@ -146,14 +147,3 @@ def _row(step: Step) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.1f}" if math.isfinite(seconds) else "–"
-
-
-def finite(value: Any) -> Any:
-    """The value with null in place of every number that JSON cannot write."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return value

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sluice import charts
+from sluice.plain import finite
 from sluice.simulation.capacity import Capacity
 from sluice.simulation.figures import Part
 from sluice.simulation.scenario import Answer
@@ -107,17 +108,6 @@ def document(about: Mapping[str, Any], answers: Answers) -> dict[str, Any]:
         ]
     plain: dict[str, Any] = finite({**about, "rules": rules})
     return plain
-
-
-def finite(value: Any) -> Any:
-    """The value with null in place of every number that JSON cannot write."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(each) for each in value]
-    return value
 
 
 def pictures(answers: Answers, target: float) -> dict[str, str]:
