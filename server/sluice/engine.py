@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from sluice import classification
 from sluice.admission import validation
 from sluice.catalog import Catalog
-from sluice.errors import Cancelled, DeadlineExceeded, InternalError, SluiceError, Stopping
+from sluice.errors import Cancelled, DeadlineExceeded, InternalError, ShortOfMemory, SluiceError, Stopping
 from sluice.loading import Version
 from sluice.request import InferRequest, InferResponse
 from sluice.telemetry.record import Record
@@ -48,6 +48,7 @@ class Engine:
         self.reading = Reading(record)
         self._accepted = 0
         self._closed = False
+        self.short_of_memory = ""  # why nothing new is accepted for a while
         self._finished = asyncio.Event()
 
     async def infer(self, request: InferRequest) -> InferResponse:
@@ -68,6 +69,8 @@ class Engine:
         try:
             if self._closed:
                 raise Stopping("the server is shutting down")
+            if self.short_of_memory:
+                raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
             if request.deadline is not None and request.deadline <= time.monotonic():
                 raise DeadlineExceeded("Deadline Exceeded")
             yield watched

@@ -9,6 +9,7 @@ SluiceError
 │   ├── Unsupported         well formed, but not something this server does
 │   ├── TooLarge            beyond the message limit
 │   ├── TooSlow             the sender stalled in the middle of a request
+│   ├── Quarantined         this very request failed or killed workers lately
 │   ├── DeadlineExceeded    the sender's own deadline passed
 │   └── Cancelled           the sender went away
 ├── ServerError             we: a good request that could not be answered
@@ -17,8 +18,13 @@ SluiceError
 │   ├── QueueFull           the queue's bound is reached
 │   ├── QueueTimeout        waited longer than its queue timeout
 │   ├── Stopping            the server is shutting down
+│   ├── ShortOfMemory       the server's memory is nearly used up
+│   ├── CircuitOpen         the version failed too often lately
 │   ├── ModelFailed         the model raised while computing
+│   │   └── OutOfDeviceMemory  it does not fit the device
 │   ├── WorkerLost          workers died under this request, repeatedly
+│   │   ├── Hung            it computed for longer than anybody should wait
+│   │   └── DeviceFault     the device failed under it
 │   └── InternalError       a bug of ours
 └── SetupError              the operator: something on disk or in the configuration is wrong
     ├── ConfigError
@@ -72,6 +78,10 @@ class TooSlow(RequestError):
     reason = "too_slow"
 
 
+class Quarantined(RequestError):
+    reason = "quarantined"
+
+
 class DeadlineExceeded(RequestError):
     reason = "deadline"
 
@@ -104,12 +114,32 @@ class Stopping(ServerError):
     reason = "stopping"
 
 
+class ShortOfMemory(ServerError):
+    reason = "short_of_memory"
+
+
+class CircuitOpen(ServerError):
+    reason = "circuit_open"
+
+
 class ModelFailed(ServerError):
     reason = "model_failed"
 
 
+class OutOfDeviceMemory(ModelFailed):
+    reason = "device_memory"
+
+
 class WorkerLost(ServerError):
     reason = "worker_lost"
+
+
+class Hung(WorkerLost):
+    reason = "hung"
+
+
+class DeviceFault(WorkerLost):
+    reason = "device_fault"
 
 
 class InternalError(ServerError):

@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
+
+
+class Condition(StrEnum):
+    OK = "ok"
+    DEGRADED = "degraded"  # something is wrong, and the server serves
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something whose condition an operator wants to know."""
+
+    kind: str  # "worker", "device", "model", "memory", "disk", …
+    name: str
+    condition: Condition
+    reason: str = ""  # why it is not ok, or what there is to say
 
 
 class Parts(Protocol):

@@ -13,7 +13,7 @@ LEAVES = [cls for cls in TREE if cls not in BRANCHES]
 
 
 def test_every_leaf_has_codes() -> None:
-    assert set(status.TABLE) == set(LEAVES)
+    assert all(any(cls in status.TABLE for cls in leaf.__mro__) for leaf in LEAVES)
 
 
 @pytest.mark.parametrize("cls", LEAVES)

@@ -46,6 +46,12 @@ class Server(Section):
         default=10.0, gt=0, description="Seconds an HTTP client may take to send its headers."
     )
     body_timeout: float = Field(default=30.0, gt=0, description="Seconds an HTTP body may stand still.")
+    max_connections: int = Field(
+        default=10_000, ge=1, description="Most open connections of each protocol; more wait to be accepted."
+    )
+    memory_budget: int = Field(
+        default=0, ge=0, description="Most bytes the server and its workers may hold; 0 = what the container may."
+    )
     keep_alive: float = Field(default=75.0, gt=0, description="Seconds an idle HTTP connection is kept open.")
     shared_memory: bool = Field(default=True, description="Let clients register system shared memory regions.")
 
@@ -90,7 +96,19 @@ class Workers(Section):
     compute_timeout: float = Field(
         default=60.0,
         gt=0,
-        description="Seconds a batch may compute before its worker is taken for hung and replaced.",
+        description="Most seconds a batch may compute, whatever was predicted.",
+    )
+    hang_timeout: float = Field(
+        default=5.0,
+        gt=0,
+        description="Seconds a batch may compute, however short it was predicted to be, before its worker is taken for "
+        "hung and replaced; one that is predicted to take long gets twenty times that.",
+    )
+    standby: bool = Field(
+        default=False, description="Keep a second process of each worker warm, to take over when the first dies."
+    )
+    max_memory: int = Field(
+        default=0, ge=0, description="Bytes a worker may hold before it is replaced by a fresh one; 0 = no bound."
     )
 
 
@@ -112,6 +130,11 @@ class Scheduler(Section):
     max_queue: int = Field(default=1024, ge=1, description="Most requests waiting for one version.")
     queue_timeout: float = Field(
         default=0.0, ge=0, description="Seconds a request may wait in the queue; 0 = no limit."
+    )
+    quarantine: float = Field(
+        default=300.0,
+        ge=0,
+        description="Seconds for which a request that killed workers is refused when it is sent again; 0 = never.",
     )
     tenant_header: str = Field(
         default="x-tenant",
@@ -143,6 +166,19 @@ class Scheduler(Section):
         return dict(map(_weight, self.tenant_weights))
 
 
+class Health(Section):
+    """When the server calls itself ready."""
+
+    ready_share: float = Field(
+        default=0.5, gt=0, le=1, description="Share of a model's workers that must hold it for the server to be ready."
+    )
+    probe_interval: float = Field(
+        default=10.0,
+        ge=0,
+        description="Seconds without work after which a worker must prove with a tiny batch that it can; 0 = never.",
+    )
+
+
 class Shutdown(Section):
     """How the server stops."""
 
@@ -170,5 +206,6 @@ class Settings(Section):
     models: Models = Models()
     workers: Workers = Workers()
     scheduler: Scheduler = Scheduler()
+    health: Health = Health()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()

@@ -20,6 +20,8 @@ TABLE: dict[type[errors.SluiceError], Status] = {
     errors.Unsupported: Status(501, StatusCode.UNIMPLEMENTED),
     errors.TooLarge: Status(413, StatusCode.RESOURCE_EXHAUSTED),
     errors.TooSlow: Status(408, StatusCode.DEADLINE_EXCEEDED),
+    # Not to be sent again as it is: neither clients nor proxies retry these.
+    errors.Quarantined: Status(422, StatusCode.FAILED_PRECONDITION),
     errors.DeadlineExceeded: Status(504, StatusCode.DEADLINE_EXCEEDED),
     errors.Cancelled: Status(499, StatusCode.CANCELLED),
     errors.NotReady: Status(503, StatusCode.UNAVAILABLE),
@@ -27,6 +29,8 @@ TABLE: dict[type[errors.SluiceError], Status] = {
     errors.QueueFull: Status(503, StatusCode.UNAVAILABLE),
     errors.QueueTimeout: Status(503, StatusCode.UNAVAILABLE),
     errors.Stopping: Status(503, StatusCode.UNAVAILABLE),
+    errors.ShortOfMemory: Status(503, StatusCode.UNAVAILABLE),
+    errors.CircuitOpen: Status(503, StatusCode.UNAVAILABLE),
     errors.ModelFailed: Status(500, StatusCode.INTERNAL),
     errors.WorkerLost: Status(500, StatusCode.INTERNAL),
     errors.InternalError: Status(500, StatusCode.INTERNAL),
