@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import orjson
 import uvloop
 
-from sluice.catalog import Catalog, IndexRow
+from sluice.catalog import READY, Catalog, IndexRow
 from sluice.config.settings import Settings
 from sluice.engine import Engine
 from sluice.errors import SluiceError
@@ -22,16 +22,20 @@ from sluice.frontends.grpc.server import GrpcServer
 from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
 from sluice.frontends.services import Services
-from sluice.health import Health
+from sluice.health import Condition, Health, Part
 from sluice.loading import Loader
+from sluice.pressure import Memory
 from sluice.scheduler.loop import Scheduler
 from sluice.spec import BYTES, ModelSpec, TensorSpec
+from sluice.store import learned
 from sluice.telemetry import logs
 from sluice.telemetry.exposition import MetricsServer
 from sluice.telemetry.metrics import Metrics
 from sluice.telemetry.record import Record
 from sluice.telemetry.switches import Switches
+from sluice.vitals import Disk, Relief, Vitals, allow_more_files, temporary_directory
 from sluice.workers.pool import Pool
+from sluice.workers.worker import State
 
 log = logging.getLogger("sluice.app")
 
@@ -74,10 +78,15 @@ class App:
         self.pool = Pool(settings.workers, self._scheduler, record)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader)
-        self.health = Health(self.catalog)
-        self.catalog.notify = self.health.notify
-        self.pool.notify = self.catalog.workers_changed
         self.engine = Engine(self.catalog, record)
+        self._vitals = self._watch_vitals()
+        self.health = Health(
+            self.catalog,
+            vital=(self._vitals.parts, self._scheduler_parts),
+            others=(self._worker_parts, self._model_parts),
+        )
+        self._vitals.notify = self.catalog.notify = self.health.notify
+        self.pool.notify = self.catalog.workers_changed
         self._regions = Regions(settings.server.shared_memory)
         services = Services(
             engine=self.engine,
@@ -95,8 +104,45 @@ class App:
         record.worker_states(self.pool.states)
         self._remembering: asyncio.Task[None] | None = None
 
+    def _watch_vitals(self) -> Vitals:
+        def refuse(reason: str) -> None:
+            self.engine.short_of_memory = reason
+
+        repository = self._settings.models.repository
+        vitals = Vitals(
+            Memory(self._settings.server.memory_budget),
+            Relief(squeeze=lambda share: None, trim=lambda: None, refuse=refuse),
+            (
+                Disk("repository", repository, lambda: learned.trouble.text),
+                Disk("temporary files", temporary_directory()),
+            ),
+        )
+        self._metrics.registry.register(vitals)
+        return vitals
+
+    def _scheduler_parts(self) -> list[Part]:
+        return [Part("scheduler", "queues", Condition.OK)]
+
+    def _worker_parts(self) -> list[Part]:
+        return [
+            Part("worker", worker.device.name, Condition.OK if worker.state is State.RUNNING else Condition.FAILED)
+            for worker in self.pool.workers
+        ]
+
+    def _model_parts(self) -> list[Part]:
+        return [
+            Part(
+                "model",
+                f"{row.name}/{row.version}",
+                Condition.OK if row.state == READY else Condition.FAILED,
+                row.reason,
+            )
+            for row in self.catalog.index()
+        ]
+
     async def start(self) -> Announcement:
         """Listen first, so that liveness and progress can be seen while models load; ready comes last."""
+        self._vitals.start()
         metrics_port = await self._metrics_server.start()
         http_port = await self._http.start()
         grpc_port = await self._grpc.start()
@@ -159,6 +205,7 @@ class App:
         await self.catalog.close()
         await self.pool.close()
         self._regions.close()
+        await self._vitals.close()
         await self._metrics_server.close()
 
     def kill(self) -> None:
@@ -169,6 +216,8 @@ class App:
 def serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:
     """Serve until a signal; the process's exit code."""
     logs.configure(settings.log)
+    # A connection on each protocol, and what the server itself and its workers need.
+    allow_more_files(2 * settings.server.max_connections + 256)
     return uvloop.run(_serve(settings, announce))
 
 

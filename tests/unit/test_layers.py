@@ -21,8 +21,8 @@ LAYERS: list[set[str]] = [
     {"loading"},
     {"workers"},
     {"admission", "classification"},
-    {"scheduler", "store", "backends"},
-    {"health", "telemetry"},
+    {"scheduler", "store", "backends", "vitals"},
+    {"health", "pressure", "telemetry"},
     {"config"},
     {"request", "spec", "errors", "pb", "charts", "plain"},
 ]
