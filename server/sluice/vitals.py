@@ -65,10 +65,11 @@ class Relief:
 class Vitals(Collector):
     """Watches from `start` to `close`; what it saw last is its `parts`."""
 
-    def __init__(self, memory: Memory, relief: Relief, disks: Iterable[Disk] = ()) -> None:
+    def __init__(self, memory: Memory, relief: Relief, disks: Iterable[Disk] = (), *, period: float = PERIOD) -> None:
         self.notify: Callable[[], None] = lambda: None  # called after each look
         self._memory = memory
         self._relief = relief
+        self._period = period
         self._disks = list(disks)
         self._gauge = Gauge()
         self._reading: Reading | None = None
@@ -106,8 +107,8 @@ class Vitals(Collector):
             else:
                 self._broken.over("the server can watch again what it lives on")
             self.notify()
-            due = loop.time() + PERIOD
-            await asyncio.sleep(PERIOD)
+            due = loop.time() + self._period
+            await asyncio.sleep(self._period)
             self._delays.append(max(0.0, loop.time() - due))
 
     async def _look_at_memory(self, now: float) -> None:
@@ -159,7 +160,7 @@ class Vitals(Collector):
     def _loop_part(self) -> Part:
         longest = max(self._delays)
         condition = Condition.DEGRADED if longest > _LONG_TURN else Condition.OK
-        window = PERIOD * _TURNS_KEPT
+        window = self._period * _TURNS_KEPT
         return Part("loop", "event loop", condition, f"longest delay in {window:g} s: {longest * 1000:.0f} ms")
 
     def collect(self) -> Iterator[Metric]:
@@ -276,13 +277,20 @@ def allow_more_files(wanted: int) -> None:
 class Disk:
     """A file system with room or without. It is asked by a thread of its own, since one that hangs answers nobody."""
 
-    def __init__(self, name: str, directory: Path, trouble: Callable[[], str] = str) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        trouble: Callable[[], str] = str,
+        *,
+        ask: Callable[[Path], os.statvfs_result] = os.statvfs,
+    ) -> None:
         self._name = name
         self._directory = directory
         self._trouble = trouble  # what is known of writing to it; empty = nothing bad
         self._complaint = Complaint(log)
-        self._asked = 0.0
-        self._answered = 0.0
+        self._ask_system = ask
+        self._asked = self._answered = -_DISK_PERIOD
         self._text = ""
         self._condition = Condition.OK
 
@@ -291,13 +299,13 @@ class Disk:
         waiting = self._asked > self._answered
         if waiting and now - self._asked > _DISK_PATIENCE:
             self._complaint.raised(f"the disk of {self._directory} does not answer", sort="silent")
-        if not waiting and now - self._answered >= _DISK_PERIOD:
+        if not waiting and now - self._asked >= _DISK_PERIOD:
             self._asked = now
             threading.Thread(target=self._ask, name="sluice-disk", daemon=True).start()
 
     def _ask(self) -> None:
         try:
-            told = os.statvfs(self._directory)
+            told = self._ask_system(self._directory)
         except OSError as error:
             self._condition, self._text = Condition.DEGRADED, f"{self._directory}: {os.strerror(error.errno or 0)}"
         else:
@@ -310,7 +318,7 @@ class Disk:
             self._complaint.over(f"the disk has room again ({self._text})")
         else:
             self._complaint.raised(f"the disk is short ({self._text})", sort="short")
-        self._answered = time.monotonic()
+        self._answered = self._asked
 
     def part(self, now: float) -> Part:
         if self._asked > self._answered and now - self._asked > _DISK_PATIENCE:

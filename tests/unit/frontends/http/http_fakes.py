@@ -17,6 +17,7 @@ from sluice.errors import SluiceError, UnknownModel
 from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
 from sluice.frontends.services import Services
+from sluice.health import Condition, Part, Report
 from sluice.request import InferRequest, InferResponse, Tensor
 from sluice.spec import TensorSpec
 from sluice.telemetry.statistics import ModelStatistics
@@ -112,6 +113,10 @@ class FakeHealth:
 
     def ready(self) -> bool:
         return self.is_ready
+
+    def report(self) -> Report:
+        parts = [Part("memory", "server", Condition.OK), Part("model", "echo/1", Condition.FAILED, "it is broken")]
+        return Report(self.is_ready, [] if self.is_ready else ["model echo/1: it is broken"], parts, 1.5)
 
     def stopping(self) -> bool:
         return self.is_stopping
