@@ -267,11 +267,7 @@ def allow_more_files(wanted: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
     if allowed < wanted:
-        log.warning(
-            "only %d file descriptors may be open; server.max_connections on both protocols may need %d",
-            allowed,
-            wanted,
-        )
+        log.warning("only %d files may be open; server.max_connections asks for %d", allowed, wanted)
 
 
 class Disk:

@@ -148,7 +148,7 @@ def test_as_many_files_as_are_allowed(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
     allow_more_files(wanted=hard + 1)
     assert [record.message for record in caplog.records] == [
-        f"only {hard} files may be open; so many connections as are allowed may need {hard + 1}"
+        f"only {hard} files may be open; server.max_connections asks for {hard + 1}"
     ]
 
 
