@@ -73,7 +73,7 @@ class App:
         self._scheduler = Scheduler()
         self.pool = Pool(settings.workers, self._scheduler, record)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
-        self.catalog = Catalog(settings.models, self.pool, loader)
+        self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
         self.health = Health(self.catalog)
         self.catalog.notify = self.health.notify
         self.pool.notify = self.catalog.workers_changed

@@ -51,17 +51,15 @@ class Rule:
 
 
 class Breaker:
-    """One circuit. The pause doubles with each failed probe, and when it opens again soon after a passed one."""
+    """One circuit. The pause before a probe doubles with each that fails."""
 
     def __init__(self, rule: Rule = Rule()) -> None:
         self._rule = rule
         self._window = _Window(rule.window)
         self._pause = rule.pause
-        self._closed_at = float("-inf")
         self.phase = Phase.CLOSED
         self.reason = ""
         self.opened_at = float("-inf")
-        self.openings = 0
 
     def succeeded(self, now: float) -> None:
         if self.phase is Phase.CLOSED:
@@ -116,13 +114,11 @@ class Breaker:
             return
         self.phase, self.reason = after, reason
         if after is Phase.OPEN:
-            again = before is Phase.HALF_OPEN or now < self._closed_at + self._rule.window
+            again = before is Phase.HALF_OPEN
             self._pause = min(2 * self._pause, self._rule.longest_pause) if again else self._rule.pause
             self.opened_at = now
-            self.openings += before is Phase.CLOSED
         elif after is Phase.CLOSED:
             self._window = _Window(self._rule.window)
-            self._closed_at = now
 
 
 class _Window:
