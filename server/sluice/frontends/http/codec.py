@@ -120,10 +120,11 @@ def encode(response: InferResponse, wishes: Wishes, regions: Regions) -> Reply:
     body: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
     if wishes.id:
         body["id"] = wishes.id
-    marks = []
+    marks: list[bytes] = []
     if response.parameters:
         body["parameters"] = dict(response.parameters)
-        marks = [header(FALLBACK, str(response.parameters.get(PARAMETER, "")))]
+        if mark := header(FALLBACK, str(response.parameters.get(PARAMETER, ""))):
+            marks.append(mark)
     outputs: list[dict[str, Any]] = []
     binary: list[Buffer] = []
     for tensor in response.outputs:
