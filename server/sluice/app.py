@@ -77,7 +77,7 @@ class App:
         self._scheduler = Scheduler()
         self.pool = Pool(settings.workers, self._scheduler, record)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
-        self.catalog = Catalog(settings.models, self.pool, loader)
+        self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
         self.engine = Engine(self.catalog, record)
         self._vitals = self._watch_vitals()
         self.health = Health(

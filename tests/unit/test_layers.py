@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"frontends"},
     {"engine"},
     {"catalog"},
+    {"versions"},
     {"loading"},
     {"workers"},
     {"admission", "classification"},
