@@ -25,6 +25,7 @@ from sluice.frontends.services import Services
 from sluice.health import Health
 from sluice.loading import Loader
 from sluice.scheduler.loop import Scheduler
+from sluice.scheduler.quarantine import Quarantine
 from sluice.spec import BYTES, ModelSpec, TensorSpec
 from sluice.telemetry import logs
 from sluice.telemetry.exposition import MetricsServer
@@ -70,7 +71,7 @@ class App:
         self._metrics = Metrics()
         switches = Switches()
         record = Record(self._metrics, switches)
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(Quarantine(settings.scheduler.quarantine))
         self.pool = Pool(settings.workers, self._scheduler, record)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader)
