@@ -44,7 +44,6 @@ def regroup(batch: Batch, suspects: Sequence[Entry]) -> None:
     together: they are alike, and so what is wrong with one may well be wrong with the next."""
     middle = (len(suspects) + 1) // 2
     for at, entry in enumerate(suspects):
-        entry.splits += 1
         isolate(entry, company=("suspects", batch.number, at < middle))
 
 

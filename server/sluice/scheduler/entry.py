@@ -43,7 +43,7 @@ class Entry:
     waiting: bool = True
     losses: int = 0  # workers that died computing it
     lone_losses: int = 0  # of these, those that computed nothing else
-    splits: int = 0  # times that a batch it was in had to be split
+    overflowed: bool = False  # a batch that it was in found no memory on its device
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
     @property

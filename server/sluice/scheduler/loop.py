@@ -15,16 +15,13 @@ import contextlib
 import itertools
 import logging
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Container, Hashable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from sluice.errors import (
     DeadlineExceeded,
     InternalError,
     OutOfDeviceMemory,
     Overloaded,
-    Quarantined,
     QueueFull,
     QueueTimeout,
     SluiceError,
@@ -34,13 +31,15 @@ from sluice.request import Tensor
 from sluice.scheduler import blame
 from sluice.scheduler.decision import Decision
 from sluice.scheduler.entry import Batch, Entry, Work
+from sluice.scheduler.executor import Executor
 from sluice.scheduler.lane import Lane
 from sluice.scheduler.quarantine import Quarantine
 from sluice.scheduler.roster import Roster
+from sluice.scheduler.turns import Turns
 from sluice.spec import Padding
 from sluice.telemetry.record import BatchFigures
 
-__all__ = ["Executor", "Lane", "Scheduler"]
+__all__ = ["Lane", "Scheduler"]
 
 log = logging.getLogger("sluice.scheduler")
 
@@ -53,29 +52,6 @@ _AFTER_A_BUG = 1.0
 _BUG = "internal error in the scheduler"
 
 
-class Executor(Hashable, Protocol):
-    """A worker as the scheduler sees it."""
-
-    @property
-    def idle(self) -> bool:
-        """Nothing runs on it and nothing is staged."""
-
-    @property
-    def open(self) -> bool:
-        """May be given a batch: it is idle, or what it runs is about to end."""
-
-    @property
-    def serving(self) -> Container[str]:
-        """The versions it holds."""
-
-    def free_at(self, now: float) -> float:
-        """When a batch given now is predicted to begin."""
-
-    def run(self, batch: Batch) -> None:
-        """Start computing, or stage it behind what runs: then `Scheduler.began` is called when its turn comes. When it
-        ended, `freed` is called, then, exactly once, `finished`, `failed` or `returned`."""
-
-
 class Scheduler:
     """Pairs workers with waiting entries."""
 
@@ -84,9 +60,7 @@ class Scheduler:
         self._lanes: dict[str, Lane] = {}
         self._roster: Roster[Entry] = Roster()
         self._workers: list[Executor] = []
-        self._turns: dict[Executor, deque[asyncio.Future[None]]] = {}
-        self._in_turn: set[Executor] = set()
-        self._had_turn: set[Executor] = set()
+        self._turns = Turns()
         self._arrivals = itertools.count()
         self._batches = itertools.count(1)
         self._woken = False
@@ -168,7 +142,7 @@ class Scheduler:
         if mark is None:
             return
         if mark.guilty:
-            raise _quarantined(mark.until - now)
+            raise mark.refusal(now)
         entry.losses, entry.lone_losses = mark.losses, mark.lone_losses
         blame.isolate(entry)
 
@@ -241,15 +215,13 @@ class Scheduler:
     @contextlib.asynccontextmanager
     async def turn(self, worker: Executor) -> AsyncIterator[None]:
         """Have this worker to oneself, outside of any queue (warm-up); turns alternate with live batches."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._turns.setdefault(worker, deque()).append(turn)
+        turn = self._turns.ask(worker)
         self.wake()
         try:
             await turn
             yield
         finally:
-            self._in_turn.discard(worker)
-            self._had_turn.add(worker)
+            self._turns.end(worker, turn)
             self.wake()
 
     def dispatch(self) -> None:
@@ -271,29 +243,18 @@ class Scheduler:
 
     def _dispatch(self, asked_again: list[float]) -> None:
         now = time.monotonic()
-        able = [worker for worker in self._workers if worker.open and worker not in self._in_turn]
+        able = [worker for worker in self._workers if worker.open and not self._turns.lent(worker)]
         able.sort(key=lambda worker: (not worker.idle, worker.free_at(now)))
         for position, worker in enumerate(able):
-            if not self._turns.get(worker):
+            if not self._turns.wanted(worker):
                 self._run_batch(worker, len(able) - position, asked_again)
             elif not worker.idle:
                 continue  # a turn is to have the worker to itself: nothing is staged before it
-            elif worker in self._had_turn:
-                self._had_turn.discard(worker)
+            elif self._turns.batch_first(worker):
                 if not self._run_batch(worker, len(able) - position, asked_again):
-                    self._give_turn(worker)
-            elif not self._give_turn(worker):
+                    self._turns.give(worker)
+            elif not self._turns.give(worker):
                 self._run_batch(worker, len(able) - position, asked_again)
-
-    def _give_turn(self, worker: Executor) -> bool:
-        turns = self._turns.get(worker)
-        while turns:
-            turn = turns.popleft()
-            if not turn.done():
-                self._in_turn.add(worker)
-                turn.set_result(None)
-                return True
-        return False
 
     def _run_batch(self, worker: Executor, able: int, asked_again: list[float]) -> bool:
         """Give the worker the next batch of its most urgent lane, if any lane has one."""
@@ -387,7 +348,7 @@ class Scheduler:
         except Exception:
             self._broke("a batch could not be ended")
         for entry in batch.entries:
-            if not entry.waiting:
+            if not entry.waiting and not entry.reply.done():
                 self._fail(entry, InternalError(_BUG))
         if lane is not None:
             lane.running -= len(batch.entries)
@@ -409,7 +370,10 @@ class Scheduler:
         if death is not None:
             blame.died(batch)
         if lane is not None and isinstance(error, OutOfDeviceMemory):
-            _lower_ceiling(lane, batch)
+            alone, again = len(batch.entries) == 1, any(entry.overflowed for entry in batch.entries)
+            lane.policy.overflowed(batch.padded_tokens, time.monotonic(), alone=alone, again=again)
+            for entry in batch.entries:
+                entry.overflowed = True
         suspects = [entry for entry in batch.entries if not entry.reply.done()]
         if lane is None:
             for entry in suspects:
@@ -444,7 +408,7 @@ class Scheduler:
             return False
         if entry.waiting:
             self._withdraw(lane, entry)
-        self._fail(entry, _quarantined(mark.until - now))
+        self._fail(entry, mark.refusal(now))
         return True
 
     def _put_back(self, entries: Sequence[Entry], lane: Lane | None) -> None:
@@ -454,7 +418,7 @@ class Scheduler:
                 continue
             if lane is None:
                 self._fail(entry, WorkerLost("the worker died and its version is gone"))
-            elif not (entry.losses and self._fail_if_quarantined(lane, entry, now)):
+            elif not self._fail_if_quarantined(lane, entry, now):
                 try:
                     lane.policy.restore(entry, now)
                 except Exception:
@@ -492,17 +456,3 @@ class Scheduler:
 
 def _deadline_exceeded() -> DeadlineExceeded:
     return DeadlineExceeded("Deadline Exceeded")
-
-
-def _quarantined(left: float) -> Quarantined:
-    text = f"this very request killed workers lately and is not computed for another {max(1.0, left):.0f} seconds"
-    return Quarantined(text, retry_after=left)
-
-
-def _lower_ceiling(lane: Lane, batch: Batch) -> None:
-    """Batches become smaller, unless it is a request that finds no memory alone."""
-    split = any(entry.splits for entry in batch.entries)
-    if len(batch.entries) > 1:
-        lane.policy.overflowed(batch.padded_tokens, time.monotonic(), again=split)
-    elif split:
-        lane.policy.forgive_overflow()

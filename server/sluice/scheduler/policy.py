@@ -412,14 +412,14 @@ class Policy(Generic[W]):
         self._busy.pop(worker, None)
         self._own.pop(worker, None)
 
-    def overflowed(self, tokens: int, now: float, *, again: bool) -> None:
-        """A batch of so many padded tokens found no memory on its device; `again`: a part of one that did not."""
-        self.ceiling.failed(tokens, now, again=again)
-        self.renew()
-
-    def forgive_overflow(self) -> None:
-        """It was one request's doing, which finds none alone."""
-        self.ceiling.forgive()
+    def overflowed(self, tokens: int, now: float, *, alone: bool, again: bool) -> None:
+        """A batch of so many padded tokens found no memory on its device, be it of one entry `alone`, or part of one
+        that did not fit `again`. Later ones are smaller, unless all of this came of an entry that does not fit alone.
+        """
+        if not alone:
+            self.ceiling.failed(tokens, now, again=again)
+        elif again:
+            self.ceiling.forgive()
         self.renew()
 
     def occupied(self, worker: Hashable, until: float | None) -> None:

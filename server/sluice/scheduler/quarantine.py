@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from sluice.errors import Quarantined
 from sluice.scheduler.blame import convicted
 from sluice.scheduler.entry import Work
 
@@ -30,6 +31,12 @@ class Mark:
     @property
     def guilty(self) -> bool:
         return convicted(self.lone_losses)
+
+    def refusal(self, now: float) -> Quarantined:
+        """What whoever sends it again is told."""
+        left = max(1.0, self.until - now)
+        text = f"this very request killed workers lately; it is not computed again for {left:.0f} seconds"
+        return Quarantined(text, retry_after=left)
 
 
 class Quarantine:

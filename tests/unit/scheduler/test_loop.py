@@ -142,7 +142,8 @@ class Stage:
         priority: float = 0.0,
     ) -> "asyncio.Task[Outputs]":
         request = InferRequest("m", "", (), id=name, deadline=deadline)
-        work = Work(request, (), (), 1, 10, "g", priority=priority, queue_timeout=queue_timeout)
+        inputs = (Tensor("x", "UINT8", (1, len(name)), name.encode()),)
+        work = Work(request, inputs, (), 1, 10, "g", len(name), priority=priority, queue_timeout=queue_timeout)
         return asyncio.create_task(self.scheduler.submit(lane or self.lane, work))
 
     async def occupied(self) -> "asyncio.Task[Outputs]":
