@@ -26,6 +26,7 @@ from sluice.health import Condition, Health, Part
 from sluice.loading import Loader
 from sluice.pressure import Memory
 from sluice.scheduler.loop import Scheduler
+from sluice.scheduler.quarantine import Quarantine
 from sluice.spec import BYTES, ModelSpec, TensorSpec
 from sluice.store import learned
 from sluice.telemetry import logs
@@ -74,7 +75,7 @@ class App:
         self._metrics = Metrics()
         switches = Switches()
         record = Record(self._metrics, switches)
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(Quarantine(settings.scheduler.quarantine))
         self.pool = Pool(settings.workers, self._scheduler, record)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)

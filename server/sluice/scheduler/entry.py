@@ -42,6 +42,8 @@ class Entry:
     reply: asyncio.Future[tuple[Tensor, ...]]
     waiting: bool = True
     losses: int = 0  # workers that died computing it
+    lone_losses: int = 0  # of these, those that computed nothing else
+    overflowed: bool = False  # a batch that it was in found no memory on its device
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
 
     @property

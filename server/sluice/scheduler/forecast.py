@@ -109,6 +109,12 @@ class Forecast:
         self.waiting = self.waiting - total if self._spans else 0.0
         return total
 
+    def clear(self) -> None:
+        """Nothing waits any more."""
+        self.waiting = 0.0
+        self.by_tenant.clear()
+        self._spans.clear()
+
     def due_within(self, span: int) -> float:
         """Work due no later than this span of time."""
         return sum([work for at, work in self._spans.items() if at <= span])

@@ -25,6 +25,7 @@ from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Generic
 
+from sluice.scheduler.ceiling import Ceiling
 from sluice.scheduler.cost import Cost
 from sluice.scheduler.decision import USUAL, Decision, Refusal, Tuning
 from sluice.scheduler.forecast import Forecast
@@ -46,6 +47,7 @@ class Policy(Generic[W]):
 
     def __init__(self, cost: Cost, target: float, bounds: Bounds, steps: Steps = EXACT, tuning: Tuning = USUAL) -> None:
         self.cost, self.target, self.bounds, self.steps, self.tuning = cost, target, bounds, steps, tuning
+        self.ceiling = Ceiling(bounds.tokens)
         self.workers = 1.0
         self.portion = 1.0
         self.shares: Mapping[Hashable, float] = {}
@@ -61,10 +63,11 @@ class Policy(Generic[W]):
         self._owed = 0.0  # work to be given up for tenants that had less than their share
         self._until_renewal = RENEW_EVERY
         self._version = -1
+        self._squeezed = 1.0
         self.renew()
 
     def renew(self) -> None:
-        """Work out anew what depends on the cost model and the number of workers."""
+        """Work out anew what depends on the cost model, the number of workers and the limits."""
         self._until_renewal = RENEW_EVERY
         self._version = self.cost.version
         self._margin = self.cost.margin
@@ -73,18 +76,30 @@ class Policy(Generic[W]):
         self._longest = max(
             self.tuning.longest * self._forecast.patience * workers / (workers + 1), 1.1 * self._forecast.typical
         )
+        limits = self._forecast.bounds = self._limits()
         self._forecast.renew(self._longest)
         self._tenants = {key: places for key, places in self._tenants.items() if key in self._forecast.by_tenant}
         self._sight = Sight(
             self.cost,
             self.steps,
-            self.bounds,
+            limits,
             self._longest,
             self._margin,
             self.tuning.company,
             self.tuning.readiness,
             self._forecast.shares,
         )
+
+    def _limits(self) -> Bounds:
+        """The bounds of a batch for the time being: what memory is left for, on the device and beside it."""
+        share, bounds = self._squeezed, self.bounds
+        rows, tokens, size = (max(1, int(share * most)) for most in (bounds.rows, bounds.tokens, bounds.size))
+        return Bounds(rows, min(tokens, self.ceiling.tokens), size)
+
+    def squeeze(self, share: float) -> None:
+        """Keep batches to this share of their bounds from now on; 1 = as usual."""
+        self._squeezed = min(1.0, max(0.0, share))
+        self.renew()
 
     # The queue
 
@@ -121,6 +136,14 @@ class Policy(Generic[W]):
         place = self._places.get(entry.sequence)
         if place is not None and place.entry is entry:
             self._drop(place)
+
+    def clear(self) -> None:
+        """Somebody else answered everything: begin with an empty queue, whatever state this one is in."""
+        self._timely, self._late = Queue(), Queue()
+        self._places.clear()
+        self._tenants.clear()
+        self._owed = 0.0
+        self._forecast.clear()
 
     def urgency(self) -> float:
         """Latest start of the most urgent entry."""
@@ -381,11 +404,23 @@ class Policy(Generic[W]):
         self._own[worker] = now
         self.cost.observe(worker, rows, length, seconds)
         self._until_renewal -= 1
+        if self.ceiling.passed(rows * length, now):
+            self.renew()
 
     def failed(self, worker: Hashable, now: float) -> None:
         """A batch ended without a time worth learning from; the worker may be gone."""
         self._busy.pop(worker, None)
         self._own.pop(worker, None)
+
+    def overflowed(self, tokens: int, now: float, *, alone: bool, again: bool) -> None:
+        """A batch of so many padded tokens found no memory on its device, be it of one entry `alone`, or part of one
+        that did not fit `again`. Later ones are smaller, unless all of this came of an entry that does not fit alone.
+        """
+        if not alone:
+            self.ceiling.failed(tokens, now, again=again)
+        elif again:
+            self.ceiling.forgive()
+        self.renew()
 
     def occupied(self, worker: Hashable, until: float | None) -> None:
         """The worker computes something else until then; None: not any more."""
