@@ -71,7 +71,7 @@ class App:
         switches = Switches()
         record = Record(self._metrics, switches)
         self._scheduler = Scheduler()
-        self.pool = Pool(settings.workers, self._scheduler, record)
+        self.pool = Pool(settings.workers, self._scheduler, record, settings.health)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader)
         self.health = Health(self.catalog)
