@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import orjson
 import uvloop
 
-from sluice.catalog import READY, Catalog, IndexRow
+from sluice.catalog import Catalog, IndexRow
 from sluice.config.settings import Settings
 from sluice.engine import Engine
 from sluice.errors import SluiceError
@@ -36,7 +36,6 @@ from sluice.telemetry.record import Record
 from sluice.telemetry.switches import Switches
 from sluice.vitals import Disk, Relief, Vitals, allow_more_files, temporary_directory
 from sluice.workers.pool import Pool
-from sluice.workers.worker import State
 
 log = logging.getLogger("sluice.app")
 
@@ -76,7 +75,7 @@ class App:
         switches = Switches()
         record = Record(self._metrics, switches)
         self._scheduler = Scheduler(Quarantine(settings.scheduler.quarantine))
-        self.pool = Pool(settings.workers, self._scheduler, record)
+        self.pool = Pool(settings.workers, self._scheduler, record, settings.health)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
         self.engine = Engine(self.catalog, record)
@@ -84,7 +83,7 @@ class App:
         self.health = Health(
             self.catalog,
             vital=(self._vitals.parts, self._scheduler_parts),
-            others=(self._worker_parts, self._model_parts),
+            others=(self.pool.parts, self.catalog.parts),
         )
         self._vitals.notify = self.catalog.notify = self.health.notify
         self.pool.notify = self.catalog.workers_changed
@@ -112,7 +111,7 @@ class App:
         repository = self._settings.models.repository
         vitals = Vitals(
             Memory(self._settings.server.memory_budget),
-            Relief(squeeze=lambda share: None, trim=lambda: None, refuse=refuse),
+            Relief(self._scheduler.squeeze, self.pool.trim, refuse),
             (
                 Disk("repository", repository, lambda: learned.trouble.text),
                 Disk("temporary files", temporary_directory()),
@@ -122,24 +121,8 @@ class App:
         return vitals
 
     def _scheduler_parts(self) -> list[Part]:
-        return [Part("scheduler", "queues", Condition.OK)]
-
-    def _worker_parts(self) -> list[Part]:
-        return [
-            Part("worker", worker.device.name, Condition.OK if worker.state is State.RUNNING else Condition.FAILED)
-            for worker in self.pool.workers
-        ]
-
-    def _model_parts(self) -> list[Part]:
-        return [
-            Part(
-                "model",
-                f"{row.name}/{row.version}",
-                Condition.OK if row.state == READY else Condition.FAILED,
-                row.reason,
-            )
-            for row in self.catalog.index()
-        ]
+        broken = self._scheduler.broken
+        return [Part("scheduler", "queues", Condition.FAILED if broken else Condition.OK, broken)]
 
     async def start(self) -> Announcement:
         """Listen first, so that liveness and progress can be seen while models load; ready comes last."""

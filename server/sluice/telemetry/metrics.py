@@ -198,13 +198,17 @@ TRITON = (
 )
 
 
+# Why a worker's process was replaced.
+CAUSES = ("died", "hung", "device", "recycled", "memory")
+
+
 class Metrics(Collector):
     """What the metrics port shows: a registry of its own and the numbers it is computed from."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self.worker_states: Callable[[], dict[str, int]] = dict  # dict() is empty: no workers known yet
-        self.worker_restarts = 0
+        self.worker_restarts: Counter[str] = Counter()  # by cause
         self._versions: dict[tuple[str, str], VersionMeters] = {}
         self._refused: Counter[tuple[str, str, str]] = Counter()  # (model, version, reason)
         self._stood_in: Counter[tuple[str, str, str]] = Counter()  # (model, version, fallback): as many as configured
@@ -260,9 +264,12 @@ class Metrics(Collector):
         for state, count in sorted(self.worker_states().items()):
             workers.add_metric((state,), count)
         yield workers
-        yield CounterMetricFamily(
-            "sluice_worker_restarts", "Worker processes started again after dying.", self.worker_restarts
+        restarts = CounterMetricFamily(
+            "sluice_worker_restarts", "Worker processes that another took the place of.", labels=("cause",)
         )
+        for cause in CAUSES:
+            restarts.add_metric((cause,), self.worker_restarts[cause])
+        yield restarts
 
     def _requests(self, versions: tuple[VersionMeters, ...]) -> Iterator[Metric]:
         answered: Counter[tuple[str, str]] = Counter()

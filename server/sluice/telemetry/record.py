@@ -194,8 +194,9 @@ class Record:
         """Say what to read the number of workers in each state from at scrape time."""
         self._metrics.worker_states = states
 
-    def worker_restarted(self) -> None:
-        self._metrics.worker_restarts += 1
+    def worker_restarted(self, cause: str) -> None:
+        """A worker's process is replaced by another, for one of the causes in `metrics.CAUSES`."""
+        self._metrics.worker_restarts[cause] += 1
 
 
 def _milliseconds(**seconds: float | None) -> dict[str, float]:

@@ -204,7 +204,7 @@ def test_gauges_are_read_when_scraped(metrics: Metrics, version: VersionRecord) 
     record = Record(metrics)
     version.watch(lambda: len(queue), lambda: 0.4, 0.25)
     record.worker_states(lambda: states)
-    record.worker_restarted()
+    record.worker_restarted("died")
     version.set_padding(Padding.EQUAL)
 
     scrape = Scrape(metrics)
@@ -213,7 +213,7 @@ def test_gauges_are_read_when_scraped(metrics: Metrics, version: VersionRecord) 
     assert scrape("sluice_predicted_utilisation", model="m", version="1") == 0.4
     assert scrape("sluice_target_latency_seconds", model="m", version="1") == 0.25
     assert scrape("sluice_workers", state="ready") == 2
-    assert scrape("sluice_worker_restarts_total") == 1
+    assert scrape("sluice_worker_restarts_total", cause="died") == 1
     assert scrape("sluice_model_padding", model="m", version="1", mode="equal") == 1
 
     queue.clear()
