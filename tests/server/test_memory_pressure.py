@@ -114,6 +114,7 @@ def check_the_way_up_and_down(server: Server) -> None:
     assert ask(server)[0] == 200
     said = [line for line in server.output().splitlines() if "memory is running short" in line]
     assert len(said) == 3
+    assert "cannot watch" not in server.output()
 
 
 def test_a_budget_of_its_own(repository: Path, start_server: StartServer) -> None:
