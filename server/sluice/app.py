@@ -106,7 +106,7 @@ class App:
 
     def _watch_vitals(self) -> Vitals:
         def refuse(reason: str) -> None:
-            self.engine.short_of_memory = reason
+            self.engine.short_of_memory = self.catalog.short_of_memory = reason
 
         repository = self._settings.models.repository
         vitals = Vitals(

@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from sluice.config import settings as config
-from sluice.errors import ConfigError, InvalidRequest, ModelError, SluiceError, UnknownModel, Unsupported
+from sluice.errors import (
+    ConfigError,
+    InvalidRequest,
+    ModelError,
+    ShortOfMemory,
+    SluiceError,
+    UnknownModel,
+    Unsupported,
+)
 from sluice.health import Part
 from sluice.loading import Loader, Version, fingerprint_of
 from sluice.spec import TensorSpec
@@ -67,6 +75,7 @@ class Catalog:
         self._overlays: dict[str, list[Path]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
+        self.short_of_memory = ""  # why nothing is loaded for a while
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
         loader.notify = lambda: self.notify()
 
@@ -192,6 +201,8 @@ class Catalog:
     async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Load or reload a model: new and changed versions are brought up beside the old ones, then take over."""
         self._check_control()
+        if self.short_of_memory:
+            raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
         async with self._lock(name):
             directory = self._settings.repository
             if files:

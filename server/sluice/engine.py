@@ -91,8 +91,7 @@ class Engine:
         try:
             if self._closed:
                 raise Stopping("the server is shutting down")
-            if self.short_of_memory:
-                raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
+            self.check_memory()
             if request.deadline is not None and request.deadline <= time.monotonic():
                 raise DeadlineExceeded("Deadline Exceeded")
             yield watched
@@ -115,6 +114,11 @@ class Engine:
             self._accepted -= 1
             if not self._accepted:
                 self._finished.set()
+
+    def check_memory(self) -> None:
+        """Raise while nothing more is let in. Who is about to read something large may ask first."""
+        if self.short_of_memory:
+            raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
 
     @property
     def in_flight(self) -> int:

@@ -104,9 +104,12 @@ class Health:
             reasons.append("the server is stopping")
         if not self._started or self._stopping:
             return reasons
-        failed = [part for part in parts if part.condition is Condition.FAILED]
-        reasons += [f"{part.kind} {part.name}: {part.reason or part.condition}" for part in failed]
-        return reasons or ["too few of its workers are able to compute a model that is required"]
+        for condition in (Condition.FAILED, Condition.DEGRADED):
+            blamed = [part for part in parts if part.condition is condition]
+            reasons += [f"{part.kind} {part.name}: {part.reason or part.condition}" for part in blamed]
+            if reasons:
+                return reasons
+        return ["too few of its workers are able to compute a model that is required"]
 
     def model_ready(self, name: str, version: str = "") -> bool:
         return self._parts.version_ready(name, version) and not self._stopping

@@ -26,6 +26,7 @@ from pathlib import Path
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from sluice.errors import system_reason
 from sluice.health import Condition, Part
 from sluice.pressure import Gauge, Level, Memory, Reading
 from sluice.telemetry import logs
@@ -287,8 +288,7 @@ class Disk:
         self._complaint = Complaint(log)
         self._ask_system = ask
         self._asked = self._answered = -_DISK_PERIOD
-        self._text = ""
-        self._condition = Condition.OK
+        self._seen = (Condition.OK, "not looked at yet")
 
     def look(self, now: float) -> None:
         """Ask again, unless it owes an answer or gave one lately."""
@@ -303,17 +303,17 @@ class Disk:
         try:
             told = self._ask_system(self._directory)
         except OSError as error:
-            self._condition, self._text = Condition.DEGRADED, f"{self._directory}: {os.strerror(error.errno or 0)}"
+            condition, text = Condition.DEGRADED, f"{self._directory}: {system_reason(error)}"
         else:
             free = told.f_bavail * told.f_frsize
-            full = free < _LITTLE_SPACE or (told.f_files > 0 and not told.f_favail)
-            self._condition = Condition.DEGRADED if full else Condition.OK
-            entries = ", no room for another file" if told.f_files and not told.f_favail else ""
-            self._text = f"{self._directory}: {_size(free)} free{entries}"
-        if self._condition is Condition.OK:
-            self._complaint.over(f"the disk has room again ({self._text})")
+            no_more = told.f_files > 0 and not told.f_favail
+            condition = Condition.DEGRADED if free < _LITTLE_SPACE or no_more else Condition.OK
+            text = f"{self._directory}: {_size(free)} free{', no room for another file' if no_more else ''}"
+        self._seen = condition, text
+        if condition is Condition.OK:
+            self._complaint.over(f"the disk has room again ({text})")
         else:
-            self._complaint.raised(f"the disk is short ({self._text})", sort="short")
+            self._complaint.raised(f"the disk is short ({text})", sort="short")
         self._answered = self._asked
 
     def part(self, now: float) -> Part:
@@ -322,7 +322,7 @@ class Disk:
             return Part("disk", self._name, Condition.DEGRADED, text)
         if trouble := self._trouble():
             return Part("disk", self._name, Condition.DEGRADED, trouble)
-        return Part("disk", self._name, self._condition, self._text)
+        return Part("disk", self._name, *self._seen)
 
 
 def temporary_directory() -> Path:

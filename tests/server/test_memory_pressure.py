@@ -102,6 +102,7 @@ def check_the_way_up_and_down(server: Server) -> None:
         client.infer("hog", int64(triton_grpc, x=np.array([[1]], np.int64)))
     assert caught.value.status() == "StatusCode.UNAVAILABLE"
     assert server.metric("sluice_request_failures_total", reason="short_of_memory") == 2
+    assert server.request("POST", "/v2/repository/models/hog/load", {})[0] == 503
     code, told = server.request("GET", "/v2/health/ready?verbose")
     assert code == 503
     assert any("memory" in reason for reason in told["reasons"])

@@ -88,6 +88,8 @@ def test_the_report_tells_why_it_is_not_ready() -> None:
     assert report.uptime >= 0
     parts.able = False
     assert health.report().reasons == ["model n/1: no worker holds it"]
+    shown[1] = Part("model", "n/1", Condition.DEGRADED, "held by 1 of its 4 workers")
+    assert health.report().reasons == ["model n/1: held by 1 of its 4 workers"]
     del shown[1]
     assert health.report().reasons == ["too few of its workers are able to compute a model that is required"]
     health.mark_stopping()

@@ -8,7 +8,7 @@ from sluice.telemetry.complaints import Complaint
 
 
 def test_once_and_once_more_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", "sluice")
     complaint = Complaint(logging.getLogger("sluice.test"))
     complaint.over("nothing was wrong")
     complaint.raised("full")

@@ -54,6 +54,7 @@ class OpenInference:
         timeline = Timeline()
         services = self._services
         with services.engine.reading:
+            services.engine.check_memory()
             decoded = self._decode(exchange, await body.read(exchange, services.limits.max_message_bytes), timeline)
             decoded.request.tenant = services.tenant(exchange.headers.get(self._tenant_header, b"").decode("latin-1"))
         exchange.cancel_on_disconnect = True

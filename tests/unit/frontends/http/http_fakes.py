@@ -13,7 +13,7 @@ import numpy as np
 
 from sluice.catalog import IndexRow, ModelMetadata
 from sluice.config.settings import Server
-from sluice.errors import SluiceError, UnknownModel
+from sluice.errors import ShortOfMemory, SluiceError, UnknownModel
 from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
 from sluice.frontends.services import Services
@@ -36,8 +36,13 @@ class FakeEngine:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     outputs: tuple[Tensor, ...] | None = None
+    short_of_memory: str = ""
 
     reading: contextlib.AbstractContextManager[None] = field(default_factory=contextlib.nullcontext)
+
+    def check_memory(self) -> None:
+        if self.short_of_memory:
+            raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         self.seen.append(request)

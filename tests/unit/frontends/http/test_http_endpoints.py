@@ -78,6 +78,18 @@ async def test_health_is_short_otherwise(query: str) -> None:
         assert await get(server, f"/v2/health/ready?{query}") == (200, {"ready": True})
 
 
+async def test_a_body_is_not_read_while_memory_is_short() -> None:
+    async with running() as server, wire(server.port) as client:
+        server.engine.short_of_memory = "97 % of it is used"
+        head = (
+            "POST /v2/models/echo/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 50000000\r\n\r\n"
+        )
+        await client.send(head.encode())
+        answer = await client.answer()
+        assert (answer.status, answer.json()) == (503, {"error": "97 % of it is used"})
+        assert answer.headers["retry-after"] == "1"
+
+
 @pytest.mark.parametrize("path", ["/", "/v2", "/v2/", "/v2?x=1"])
 async def test_server_metadata(path: str) -> None:
     async with running() as server:
