@@ -74,7 +74,9 @@ class Vitals(Collector):
         self._disks = list(disks)
         self._gauge = Gauge()
         self._reading: Reading | None = None
-        self._trimmed = 0.0
+        self._refusing = False
+        self._share = 1.0
+        self._trimmed = -_TRIM_EVERY
         self._delays: deque[float] = deque([0.0], maxlen=_TURNS_KEPT)
         self._files = Files()
         self._reader = ThreadPoolExecutor(1, "sluice-memory")
@@ -120,25 +122,27 @@ class Vitals(Collector):
                 raise
             return  # no descriptor for another worker's file: what was read last must do; `Files` says what is wrong
         before, level = self._gauge.level, self._gauge.judge(self._reading.bound.share)
-        if level is not before:
-            self._changed(before, level)
+        if level > before:
+            log.warning("memory is running short: %s; %s", self._memory_text(), _DONE[level])
+        elif level < before:
+            log.info("memory is less short: %s; %s", self._memory_text(), _DONE[level])
+        self._relieve(level)
         if level >= Level.SHRINK and now - self._trimmed >= _TRIM_EVERY:
             self._trimmed = now
             self._relief.trim()
             gc.collect()
             await asyncio.get_running_loop().run_in_executor(self._reader, _trim_own)
 
-    def _changed(self, before: Level, level: Level) -> None:
-        text = self._memory_text()
-        if level > before:
-            log.warning("memory is running short: %s; %s", text, _DONE[level])
-        else:
-            log.info("memory is less short: %s; %s", text, _DONE[level])
-        if (level >= Level.SHRINK) is not (before >= Level.SHRINK):
-            self._relief.squeeze(SHRUNK if level >= Level.SHRINK else 1.0)
-        if (level is Level.REFUSE) is not (before is Level.REFUSE):
-            refused = f"the server's memory is nearly used up ({text})" if level is Level.REFUSE else ""
-            self._relief.refuse(refused)
+    def _relieve(self, level: Level) -> None:
+        """Ask for what the level needs and has not got yet."""
+        refusing = level is Level.REFUSE
+        if refusing is not self._refusing:
+            self._relief.refuse(f"the server's memory is nearly used up ({self._memory_text()})" if refusing else "")
+            self._refusing = refusing
+        share = SHRUNK if level >= Level.SHRINK else 1.0
+        if share != self._share:
+            self._relief.squeeze(share)
+            self._share = share
 
     def _memory_text(self) -> str:
         if self._reading is None:

@@ -66,8 +66,13 @@ class System:
         place.write_text(text)
 
     def process(self, pid: int, own: int, shared: int) -> None:
-        status = f"Name:\tx\nRssAnon:\t{own << 10} kB\nRssFile:\t9999999 kB\nRssShmem:\t{shared << 10} kB\n"
-        self.write(f"proc/{pid}/status", status)
+        """Written at once and always as long, so that whoever reads meanwhile sees the numbers of before or these."""
+        status = f"Name:\tx\nRssAnon:\t{own << 10:8} kB\nRssFile:\t9999999 kB\nRssShmem:\t{shared << 10:8} kB\n"
+        path = f"proc/{pid}/status"
+        if not (self.root / path).exists():
+            self.write(path, status)
+        with (self.root / path).open("r+b", buffering=0) as file:
+            file.write(status.encode())
 
     def member(self, line: str, *mounts: str) -> None:
         self.write(f"proc/{PID}/cgroup", f"7:cpu,cpuacct:/elsewhere\n{line}\n")
@@ -200,13 +205,21 @@ def test_this_very_system() -> None:
 
 @dataclass
 class Asked:
-    """What was asked for, in order."""
+    """What was asked for, in order; the first squeezes may fail."""
 
     calls: list[str] = field(default_factory=list)
+    failures: int = 0
+
+    def squeeze(self, share: float) -> None:
+        if self.failures:
+            self.failures -= 1
+            self.calls.append("no squeeze")
+            raise RuntimeError("a bug")
+        self.calls.append(f"squeeze {share:g}")
 
     def relief(self) -> Relief:
         return Relief(
-            squeeze=lambda share: self.calls.append(f"squeeze {share:g}"),
+            squeeze=self.squeeze,
             trim=lambda: self.calls.append("trim"),
             refuse=lambda reason: self.calls.append("refuse" if reason else "accept"),
         )
@@ -217,6 +230,8 @@ class Watched:
 
     def __init__(self, system: System) -> None:
         self.system = system
+        for worker in WORKERS:
+            system.process(worker, 0, 0)
         self.asked = Asked()
         self.looked = asyncio.Event()
         self.vitals = Vitals(system.memory(budget=1000), self.asked.relief(), period=0.001)
@@ -226,8 +241,6 @@ class Watched:
         """What is asked for when so much is used."""
         own = int(1000 * share) - 20
         self.system.process(PID, own, 20)
-        for worker in WORKERS:
-            self.system.process(worker, 0, 0)
         self.asked.calls.clear()
         for _ in range(2):  # one look may be under way with the numbers of before
             self.looked.clear()
@@ -261,8 +274,8 @@ async def test_relief_follows_the_levels(watched: Watched) -> None:
 
 
 async def test_a_jump_asks_for_everything_at_once(watched: Watched) -> None:
-    assert await watched.use(0.99) == [f"squeeze {SHRUNK:g}", "refuse", "trim"]
-    assert await watched.use(0.1) == ["squeeze 1", "accept"]
+    assert await watched.use(0.99) == ["refuse", f"squeeze {SHRUNK:g}", "trim"]
+    assert await watched.use(0.1) == ["accept", "squeeze 1"]
 
 
 async def test_a_level_is_said_once(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
@@ -275,12 +288,21 @@ async def test_a_level_is_said_once(watched: Watched, caplog: pytest.LogCaptureF
 
 
 async def test_what_goes_wrong_with_looking_does_not_end_it(watched: Watched, caplog: pytest.LogCaptureFixture) -> None:
-    watched.system.write(f"proc/{PID}/status", "RssAnon: many\n")
+    watched.system.write(f"proc/{PID}/status", f"RssAnon: many{' ' * 100}\n")
     for _ in range(3):
         watched.looked.clear()
         await watched.looked.wait()
-    assert await watched.use(0.99) == [f"squeeze {SHRUNK:g}", "refuse", "trim"]
+    assert await watched.use(0.99) == ["refuse", f"squeeze {SHRUNK:g}", "trim"]
     assert sum("cannot watch" in record.message for record in caplog.records) == 1
+
+
+async def test_relief_that_fails_is_asked_for_again(watched: Watched) -> None:
+    watched.asked.failures = 3
+    await watched.use(0.99)
+    while "trim" not in watched.asked.calls:
+        watched.looked.clear()
+        await watched.looked.wait()
+    assert watched.asked.calls == ["refuse", *["no squeeze"] * 3, f"squeeze {SHRUNK:g}", "trim"]
 
 
 async def test_metrics(watched: Watched) -> None:
