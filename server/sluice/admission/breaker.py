@@ -142,7 +142,8 @@ class _Window:
         self._newest = 0
 
     def add(self, now: float, failed: bool) -> None:
-        place = self._advance(now) % _BUCKETS
+        self._advance(now)
+        place = self._newest % _BUCKETS
         self._outcomes[place] += 1
         self._failures[place] += failed
 
@@ -150,10 +151,11 @@ class _Window:
         self._advance(now)
         return sum(self._failures), sum(self._outcomes)
 
-    def _advance(self, now: float) -> int:
-        """The bucket of now, with those emptied that it passed on the way. Time that seems to go back stays put."""
-        newest = max(int(now / self._width), self._newest)
+    def _advance(self, now: float) -> None:
+        """Empty the buckets passed on the way to that of now. Time that seems to go back stays put."""
+        newest = int(now / self._width)
+        if newest <= self._newest:
+            return
         for bucket in range(max(self._newest, newest - _BUCKETS) + 1, newest + 1):
             self._failures[bucket % _BUCKETS] = self._outcomes[bucket % _BUCKETS] = 0
         self._newest = newest
-        return newest
