@@ -41,11 +41,13 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Opens when at least `least` outcomes are within `window` seconds and `share` of them are failures."""
+    """Opens when at least `least` outcomes are within `window` seconds and `share` of them are failures, or after
+    `grave` grave failures without a success, however long they took: what hangs makes few outcomes."""
 
     window: float = 10.0
     least: int = 20
     share: float = 0.5
+    grave: int = 5
     pause: float = 1.0
     longest_pause: float = 30.0
 
@@ -57,22 +59,30 @@ class Breaker:
         self._rule = rule
         self._window = _Window(rule.window)
         self._pause = rule.pause
+        self._grave = 0  # since the last success
         self.phase = Phase.CLOSED
         self.reason = ""
         self.opened_at = float("-inf")
 
     def succeeded(self, now: float) -> None:
         if self.phase is Phase.CLOSED:
+            self._grave = 0
             self._window.add(now, failed=False)
 
-    def failed(self, now: float, reason: str) -> None:
+    def failed(self, now: float, reason: str, grave: bool = False) -> None:
+        """`grave`: it cost more than its own time, such as a worker."""
         if self.phase is not Phase.CLOSED:
             return
+        self._grave += grave
         self._window.add(now, failed=True)
         failures, outcomes = self._window.counts(now)
         if outcomes >= self._rule.least and failures >= self._rule.share * outcomes:
             said = f"{failures} of {outcomes} failed within {self._rule.window:g} s"
-            self.trip(now, f"{said}, the last one: {reason}" if reason else said)
+        elif self._grave >= self._rule.grave:
+            said = f"{self._grave} failed gravely and none succeeded"
+        else:
+            return
+        self.trip(now, f"{said}, the last one: {reason}" if reason else said)
 
     def trip(self, now: float, reason: str) -> None:
         """Open at once, whatever the rates say."""
@@ -118,6 +128,7 @@ class Breaker:
             self._pause = min(2 * self._pause, self._rule.longest_pause) if again else self._rule.pause
             self.opened_at = now
         elif after is Phase.CLOSED:
+            self._grave = 0
             self._window = _Window(self._rule.window)
 
 
@@ -131,7 +142,8 @@ class _Window:
         self._newest = 0
 
     def add(self, now: float, failed: bool) -> None:
-        place = self._advance(now) % _BUCKETS
+        self._advance(now)
+        place = self._newest % _BUCKETS
         self._outcomes[place] += 1
         self._failures[place] += failed
 
@@ -139,10 +151,11 @@ class _Window:
         self._advance(now)
         return sum(self._failures), sum(self._outcomes)
 
-    def _advance(self, now: float) -> int:
-        """The bucket of now, with those emptied that it passed on the way. Time that seems to go back stays put."""
-        newest = max(int(now / self._width), self._newest)
+    def _advance(self, now: float) -> None:
+        """Empty the buckets passed on the way to that of now. Time that seems to go back stays put."""
+        newest = int(now / self._width)
+        if newest <= self._newest:
+            return
         for bucket in range(max(self._newest, newest - _BUCKETS) + 1, newest + 1):
             self._failures[bucket % _BUCKETS] = self._outcomes[bucket % _BUCKETS] = 0
         self._newest = newest
-        return newest

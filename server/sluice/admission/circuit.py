@@ -89,7 +89,7 @@ class Circuit:
             self._breaker.succeeded(time.monotonic())
         elif isinstance(error, _FAILURES) and not self._stopped:
             before = self._breaker.phase
-            self._breaker.failed(time.monotonic(), error.message)
+            self._breaker.failed(time.monotonic(), error.message, grave=isinstance(error, WorkerLost))
             if self._breaker.phase is not before:
                 self._opened()
 

@@ -64,6 +64,20 @@ def test_old_outcomes_are_forgotten() -> None:
     assert breaker.rates(1e6) == (0, 0)
 
 
+def test_a_few_grave_failures_are_enough_however_rare() -> None:
+    breaker = Breaker(RULE)
+    for minute in range(4):
+        breaker.failed(60 * minute, "it hung", grave=True)
+    breaker.succeeded(240)
+    for minute in range(5, 9):
+        breaker.failed(60 * minute, "it hung", grave=True)
+        breaker.failed(60 * minute + 30, "no")
+        assert breaker.allows(60 * minute)
+    breaker.failed(600, "it hung", grave=True)
+    assert breaker.phase is Phase.OPEN
+    assert breaker.reason == "5 failed gravely and none succeeded, the last one: it hung"
+
+
 def test_outcomes_of_work_from_before_it_opened_count_for_nothing() -> None:
     breaker = opened()
     for _ in range(100):
