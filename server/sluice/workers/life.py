@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -92,6 +93,7 @@ class Life:
         self.born = time.monotonic()
         self.rested_since = self.born  # when it last showed that it computes
         self.stopped_since: float | None = None  # the system says so
+        self.struck = False  # killed by somebody else, for which nothing that it did is to blame
         self.upbringing: asyncio.Task[None] | None = None
         self._settings = settings
         self._keeper = keeper
@@ -184,6 +186,7 @@ class Life:
         if self._ping is not None:
             self._ping.cancel()
         cause, error = self._doom or (Cause.DIED, WorkerLost(f"the worker computing this request died ({how})"))
+        self.struck = cause is Cause.DIED and how == f"signal {signal.SIGKILL.name}"
         death = Death(cause, time.monotonic() - self.born, self._batches, self.served)
         self._keeper.ended(self, death, how)
         for waiting in (self._started, *self._loads.values()):
