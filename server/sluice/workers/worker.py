@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -94,6 +94,7 @@ class Worker:
         self._proofs: dict[str, _Proof] = {}
         self._deadly: Counter[str] = Counter()  # lives that ended while they loaded a version
         self._spoiled: set[str] = set()  # versions whose warm-up ended the last life
+        self._faulted: deque[frozenset[int]] = deque(maxlen=16)  # requests under which the device failed lately
         self._recycle_after = 0.0
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -175,12 +176,21 @@ class Worker:
             work.request.timeline.started = started
 
     def _failed(self, batch: Batch, error: SluiceError) -> None:
+        if isinstance(error, DeviceFault):
+            self._excuse(batch)
         guilty = isinstance(error, ModelFailed | Hung | DeviceFault) and not isinstance(error, OutOfDeviceMemory)
         if guilty:
             now = time.monotonic()
             self._around.peers.add(self, batch.key, failed=True, now=now)
             self._suspect(now)
         self._scheduler.failed(batch, error)
+
+    def _excuse(self, batch: Batch) -> None:
+        """A request that makes a device fail is tried again until it is known: that is one failure, not several."""
+        entries = frozenset(entry.sequence for entry in batch.entries)
+        if self._lives.current is not None:
+            self._lives.current.excused = any(entries & before for before in self._faulted)
+        self._faulted.append(entries)
 
     def _suspect(self, now: float) -> None:
         """Take no batches for a while, if it fails where others succeed."""
