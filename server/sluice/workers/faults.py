@@ -31,10 +31,20 @@ class Fault(StrEnum):
 # ContextIsDestroyed, Assert, HardwareStackError, IllegalInstruction, MisalignedAddress, InvalidAddressSpace, InvalidPc,
 # LaunchFailure, Unknown.
 STICKY = (46, 100, 214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 999)
+BROKEN = (46, 100, 214, 220, 999)  # of these: no request can bring them about
 OUT_OF_MEMORY = 2
 
 _CODE = re.compile(r"\bcuda\s*(?:runtime\s*)?(?:failure|error)\s*:?\s*\(?(\d+)\b", re.IGNORECASE)
+_BROKEN_TEXTS = (
+    "uncorrectable ecc error",
+    "uncorrectable nvlink error",
+    "cuda-capable device(s) is/are busy or unavailable",
+    "cudaerrordevicesunavailable",
+    "cudaerroreccuncorrectable",
+    "no cuda-capable device is detected",
+)
 _DEVICE_TEXTS = (
+    *_BROKEN_TEXTS,
     "illegal memory access",
     "unspecified launch failure",
     "device-side assert",
@@ -42,15 +52,9 @@ _DEVICE_TEXTS = (
     "illegal instruction was encountered",
     "hardware stack error",
     "invalid program counter",
-    "uncorrectable ecc error",
-    "uncorrectable nvlink error",
     "the launch timed out and was terminated",
-    "cuda-capable device(s) is/are busy or unavailable",
-    "cudaerrordevicesunavailable",
     "cudaerrorillegaladdress",
     "cudaerrorlaunchfailure",
-    "cudaerroreccuncorrectable",
-    "no cuda-capable device is detected",
     "cublas_status_execution_failed",
     "cudnn_status_execution_failed",
 )
@@ -77,6 +81,12 @@ def classify(error: BaseException) -> Fault:
     if any(map(_is_memory, chain)) or any(_says_memory(text) for text in texts):
         return Fault.MEMORY
     return Fault.REFUSED if isinstance(error, InvalidRequest) else Fault.MODEL
+
+
+def is_broken(reason: str) -> bool:
+    """Whether what a device failed with is nothing that a request can bring about."""
+    text = reason.lower()
+    return any(known in text for known in _BROKEN_TEXTS) or bool(_codes(text) & set(BROKEN))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

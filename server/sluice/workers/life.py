@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -30,9 +31,9 @@ from sluice.errors import (
 from sluice.spec import Signature
 from sluice.workers import assembly, wire
 from sluice.workers.devices import Device
-from sluice.workers.faults import Fault
+from sluice.workers.faults import Fault, is_broken
 from sluice.workers.process import Process
-from sluice.workers.restarts import Cause, Death
+from sluice.workers.restarts import PROVEN_BATCHES, Cause, Death
 from sluice.workers.slots import Slot
 
 log = logging.getLogger("sluice.workers")
@@ -92,6 +93,8 @@ class Life:
         self.born = time.monotonic()
         self.rested_since = self.born  # when it last showed that it computes
         self.stopped_since: float | None = None  # the system says so
+        self.excused = False  # the same request made the device fail before
+        self.struck = False  # killed by somebody else, for which nothing that it did is to blame
         self.upbringing: asyncio.Task[None] | None = None
         self._settings = settings
         self._keeper = keeper
@@ -105,6 +108,7 @@ class Life:
         self._writing = 0.0005  # seconds that filling a slot takes, a running mean
         self._started: asyncio.Future[None] | None = None
         self._loads: dict[str, asyncio.Future[Signature]] = {}
+        self._broken = False  # the device says so
         self._doom: tuple[Cause, SluiceError] | None = None  # it is being killed, and why
         self._ping: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -184,11 +188,15 @@ class Life:
         if self._ping is not None:
             self._ping.cancel()
         cause, error = self._doom or (Cause.DIED, WorkerLost(f"the worker computing this request died ({how})"))
-        death = Death(cause, time.monotonic() - self.born, self._batches, self.served)
+        self.struck = cause is Cause.DIED and how == f"signal {signal.SIGKILL.name}"
+        # A device that computed well until a request came that made it fail before is not the one to blame.
+        doubtful = not self.excused and self._batches < PROVEN_BATCHES
+        blamed = cause is Cause.DEVICE and (self._broken or doubtful)
+        death = Death(cause, time.monotonic() - self.born, self._batches, self.served, blamed)
         self._keeper.ended(self, death, how)
         for waiting in (self._started, *self._loads.values()):
             if waiting is not None and not waiting.done():
-                waiting.set_exception(WorkerLost(f"the worker died ({how})"))
+                waiting.set_exception(WorkerLost(f"the worker died ({how})" if self._doom is None else error.message))
                 waiting.exception()  # nobody may be waiting for it any more
         job, staged = self._job, self._staged
         self._job = self._staged = None
@@ -339,9 +347,10 @@ class Life:
             case wire.Loaded(key, platform, inputs, outputs):
                 self._settle_load(key, Signature(platform, wire.to_ports(inputs), wire.to_ports(outputs)))
             case wire.Refused(key, reason, fault):
-                self._settle_load(key, ModelError(reason))
                 if fault == Fault.DEVICE:
-                    self._device_failed(reason)
+                    self._device_failed(reason)  # which ends the loading as well
+                else:
+                    self._settle_load(key, ModelError(reason))
             case wire.Done(number) if (job := self._job) is not None and job.number == number:
                 self._computed(job, message)
             case wire.Failed(number, reason, fault) if (job := self._job) is not None and job.number == number:
@@ -384,6 +393,7 @@ class Life:
 
     def _device_failed(self, reason: str) -> None:
         log.error("worker %s: its device failed; replacing the process: %s", self.device.name, reason)
+        self._broken = is_broken(reason)
         self.kill(Cause.DEVICE, DeviceFault(f"the device failed: {reason}"))
 
     def _ring_again(self, job: Job, size: int) -> None:

@@ -131,12 +131,15 @@ class Lives:
         self.try_switch()
 
     async def _revive(self, pause: float) -> None:
+        died = time.monotonic()
         if pause:
             await asyncio.sleep(pause)
         self.out = False
         life = self.current = self._new()
         self._owner.switched()
         await self._prepare(life)
+        if life.running and not self._owner.missing(life):
+            log.info("worker %s is warm again, %.2f s after it died", self._device.name, time.monotonic() - died)
 
     async def back(self) -> None:
         """Until it runs and holds its versions again, if it died."""

@@ -61,6 +61,7 @@ class Death:
     seconds: float  # that it lasted
     batches: int  # of requests that it computed
     served: bool  # it came so far that it could be given requests
+    blames_device: bool = False  # no request explains it
 
     @property
     def proven(self) -> bool:
@@ -131,7 +132,7 @@ class Restarts:
 
     def died(self, death: Death, others: Others, now: float) -> Verdict:
         self._in_a_row = 1 if death.proven else self._in_a_row + 1
-        if death.cause is Cause.DEVICE:
+        if death.blames_device:
             self._faults.append(now)
         faults = self.faults(now)
         if death.proven and not faults:

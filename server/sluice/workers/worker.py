@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -43,6 +44,8 @@ log = logging.getLogger("sluice.workers")
 
 # On a CPU a shape needs no preparation of its own: a new life runs what it can in so many seconds, short ones first.
 _WARM_SECONDS = 0.5
+# A version that ended so many lives while it was loaded is not loaded again.
+_DEADLY = 3
 # Between two replacements for taking too much memory: what is too much at once would never end.
 _RECYCLE_EVERY = 60.0
 
@@ -89,6 +92,9 @@ class Worker:
         self._lives = Lives(device, surroundings, self)
         self._residents: dict[str, Resident] = {}
         self._proofs: dict[str, _Proof] = {}
+        self._deadly: Counter[str] = Counter()  # lives that ended while they loaded a version
+        self._spoiled: set[str] = set()  # versions whose warm-up ended the last life
+        self._faulted: deque[frozenset[int]] = deque(maxlen=16)  # requests under which the device failed lately
         self._recycle_after = 0.0
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -118,6 +124,7 @@ class Worker:
         def done(reply: wire.Done, memory: memoryview) -> None:
             computed = time.monotonic()
             self._around.peers.add(self, batch.key, failed=False, now=computed)
+            self._spoiled.discard(batch.key)
             for work in works:
                 work.request.timeline.computed = computed
                 work.request.timeline.compute_seconds = reply.seconds
@@ -169,12 +176,21 @@ class Worker:
             work.request.timeline.started = started
 
     def _failed(self, batch: Batch, error: SluiceError) -> None:
+        if isinstance(error, DeviceFault):
+            self._excuse(batch)
         guilty = isinstance(error, ModelFailed | Hung | DeviceFault) and not isinstance(error, OutOfDeviceMemory)
         if guilty:
             now = time.monotonic()
             self._around.peers.add(self, batch.key, failed=True, now=now)
             self._suspect(now)
         self._scheduler.failed(batch, error)
+
+    def _excuse(self, batch: Batch) -> None:
+        """A request that makes a device fail is tried again until it is known: that is one failure, not several."""
+        entries = frozenset(entry.sequence for entry in batch.entries)
+        if self._lives.current is not None:
+            self._lives.current.excused = any(entries & before for before in self._faulted)
+        self._faulted.append(entries)
 
     def _suspect(self, now: float) -> None:
         """Take no batches for a while, if it fails where others succeed."""
@@ -280,6 +296,8 @@ class Worker:
     def unload(self, key: str) -> None:
         self._residents.pop(key, None)
         self._proofs.pop(key, None)
+        self._deadly.pop(key, None)
+        self._spoiled.discard(key)
         self._around.peers.drop(key)
         self.serving.discard(key)
         for life in self._lives:
@@ -305,37 +323,54 @@ class Worker:
         return self._residents.keys() - life.warm - life.refused.keys()
 
     async def bring_up(self, life: Life) -> None:
-        """Load and warm every resident that it does not have."""
+        """Load and warm every resident that it does not have; what ended a life before comes last."""
         while life.running and (missing := self.missing(life)):
-            key = min(missing)
+            key = min(missing, key=lambda key: (self._deadly[key], key in self._spoiled, key))
+            resident = self._residents[key]
             try:
-                await self._bring_back(life, key, self._residents[key])
+                if key not in life.loaded:
+                    await self._load_again(life, resident)
+                if key in self._residents:
+                    await self._warm(life, resident)
+                else:  # unloaded meanwhile
+                    life.unload(key)
             except ModelError as error:
                 log.error("worker %s cannot load %s again: %s", self.device.name, key, error.message)
                 life.refused[key] = error.message
                 self._around.changed()
             except WorkerLost:
-                if life.running:
-                    log.error("worker %s could not be brought up with %s", self.device.name, key)
                 return  # its next life begins anew
 
-    async def _bring_back(self, life: Life, key: str, resident: Resident) -> None:
-        if key not in life.loaded:
+    async def _load_again(self, life: Life, resident: Resident) -> None:
+        """A version that ends the process in which it is loaded must not keep the worker from all others."""
+        key = resident.load.key
+        if self._deadly[key] >= _DEADLY:
+            raise ModelError(f"loading it ended the worker's process {_DEADLY} times")
+        try:
             await life.load(resident.load)
-            if key not in self._residents:  # unloaded meanwhile
-                life.unload(key)
-                return
-        until = time.monotonic() + _WARM_SECONDS
+        except (WorkerLost, ModelError):
+            self._deadly[key] += not life.running and not life.struck
+            raise
+        self._deadly.pop(key, None)
+
+    async def _warm(self, life: Life, resident: Resident) -> None:
+        """One whose warm-up ended the last life is served without it, like one that refuses made-up input: requests
+        are watched more closely, and the one that does such a thing is found."""
+        key, until = resident.load.key, time.monotonic() + _WARM_SECONDS
         for work in sorted(resident.warm_up, key=lambda work: work.rows * work.length):
+            if key in self._spoiled or (self.device.kind == "cpu" and time.monotonic() > until):
+                break
             try:
                 if life is self._lives.current:
                     await self._in_turn(key, resident.spec, [work], self._watchdog.trial)
                 else:
                     await self._alone(life, key, resident.spec, [work], self._watchdog.trial)
             except (ModelFailed, InvalidRequest):
-                pass  # a model that refuses made-up input cannot be warmed, and serves all the same
-            if self.device.kind == "cpu" and time.monotonic() > until:
-                break
+                continue
+            except WorkerLost:
+                if not life.running and not life.struck:
+                    self._spoiled.add(key)
+                raise
         if key in life.loaded:
             life.warm.add(key)
             self.switched()
