@@ -184,7 +184,8 @@ def few_files(server: Server, spare: int) -> Iterator[None]:
 
 
 def answered(client: socket.socket) -> bool:
-    """Whether a connection is served; one that was not accepted for want of a descriptor is closed."""
+    """Whether a connection is served by a server that is ready; one that was not accepted for want of a descriptor is
+    closed."""
     client.settimeout(60)
     try:
         client.sendall(READY)
@@ -248,16 +249,13 @@ def test_a_model_that_cannot_be_loaded_without_descriptors_can_be_later(server: 
 
 
 def test_a_worker_that_cannot_be_started_without_descriptors_is_later(server: Server) -> None:
-    with connect(server) as first, few_files(server, spare=NONE):
-        for worker in server.workers():
-            worker.kill()
-
-        def ready() -> bool:
-            first.sendall(READY)
-            return read(first)[0] == 200
-
-        until(lambda: not ready(), "it is seen")
-        until(lambda: logged(server, "Too many open files") > 0, "it cannot be started, which is said")
+    with connect(server) as first:
+        assert answered(first)
+        with few_files(server, spare=NONE):
+            for worker in server.workers():
+                worker.kill()
+            until(lambda: logged(server, "Too many open files") > 0, "it cannot be started, which is said")
+            assert not answered(first)  # it says that it is not ready
     until(lambda: server.metric("sluice_workers", state="running") == 2, "they run again")
     until(lambda: server.request("GET", "/v2/health/ready")[0] == 200, "it is ready again")
     assert tag(server)[0] == 200
