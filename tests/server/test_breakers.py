@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import graphs
 import grpc
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_an_open_circuit_refuses_at_once_and_closes_by_itself(
     server = start(start_server, tmp_path, broken)
     assert state(server) == 0
     open_circuit(server, broken)
-    assert failures(server, "model_failed") == ENOUGH
+    assert failures(server, "model_failed") >= ENOUGH
     computed = executions(server, "main")
 
     status, headers, reply = exchange(server, "POST", "/v2/models/main/infer", body())
@@ -111,6 +112,18 @@ def test_an_open_circuit_refuses_at_once_and_closes_by_itself(
     assert echo(server, 3, model="main")[1]["outputs"][0]["data"] == [3 * BROKEN]
     assert server.request("GET", "/v2/health/ready")[0] == 200
     assert server.metric("sluice_breaker_opened_total", model="main") == 1
+
+
+def test_bad_requests_do_not_take_a_version_from_the_others(start_server: StartServer, tmp_path: Path) -> None:
+    """Half of all that is asked fails by its sender's fault: a probe says that the version is well."""
+    repository = tmp_path / "models"
+    graphs.python_echo(repository)
+    server = start_server(repository, "--python-directory", str(repository))
+    for _ in range(3 * ENOUGH):
+        assert echo(server, 666)[0] == 500
+        assert echo(server, 7)[0] == 200
+    assert server.metric("sluice_breaker_opened_total", model="echo") == 0
+    assert "computes well, but" in server.output()
 
 
 def test_a_fallback_answers_and_the_reply_says_so(start_server: StartServer, tmp_path: Path, broken: Path) -> None:

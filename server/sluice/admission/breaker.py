@@ -18,11 +18,13 @@ _SOON = 0.1
 
 class Phase(StrEnum):
     CLOSED = "closed"
+    IN_DOUBT = "in_doubt"  # as closed, until a probe has told whose fault it is
     OPEN = "open"
     HALF_OPEN = "half_open"
 
 
 class Event(StrEnum):
+    DOUBTED = "doubted"
     TRIPPED = "tripped"
     PROBING = "probing"
     PROBE_PASSED = "probe_passed"
@@ -31,6 +33,10 @@ class Event(StrEnum):
 
 # What is not in the table changes nothing.
 TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
+    (Phase.CLOSED, Event.DOUBTED): Phase.IN_DOUBT,
+    (Phase.IN_DOUBT, Event.PROBE_PASSED): Phase.CLOSED,
+    (Phase.IN_DOUBT, Event.PROBE_FAILED): Phase.OPEN,
+    (Phase.IN_DOUBT, Event.TRIPPED): Phase.OPEN,
     (Phase.CLOSED, Event.TRIPPED): Phase.OPEN,
     (Phase.OPEN, Event.PROBING): Phase.HALF_OPEN,
     (Phase.HALF_OPEN, Event.PROBE_PASSED): Phase.CLOSED,
@@ -42,7 +48,8 @@ TRANSITIONS: dict[tuple[Phase, Event], Phase] = {
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Opens when at least `least` outcomes are within `window` seconds and `share` of them are failures, or after
-    `grave` grave failures without a success, however long they took: what hangs makes few outcomes."""
+    `grave` grave failures without a success, however long they took: what hangs makes few outcomes. With `doubt` only
+    if a probe fails as well: the outcomes of requests are also what their senders make of them."""
 
     window: float = 10.0
     least: int = 20
@@ -50,6 +57,7 @@ class Rule:
     grave: int = 5
     pause: float = 1.0
     longest_pause: float = 30.0
+    doubt: bool = False
 
 
 class Breaker:
@@ -82,7 +90,8 @@ class Breaker:
             said = f"{self._grave} failed gravely and none succeeded"
         else:
             return
-        self.trip(now, f"{said}, the last one: {reason}" if reason else said)
+        event = Event.DOUBTED if self._rule.doubt else Event.TRIPPED
+        self._move(event, now, f"{said}, the last one: {reason}" if reason else said)
 
     def trip(self, now: float, reason: str) -> None:
         """Open at once, whatever the rates say."""
@@ -90,12 +99,12 @@ class Breaker:
 
     def allows(self, now: float) -> bool:
         """Whether live work may pass. A half-open circuit takes probes only: no client's request is a guinea pig."""
-        return self.phase is Phase.CLOSED
+        return self.phase in (Phase.CLOSED, Phase.IN_DOUBT)
 
     def retry_after(self, now: float) -> float:
         """Seconds until asking again makes sense; 0 while closed."""
         match self.phase:
-            case Phase.CLOSED:
+            case Phase.CLOSED | Phase.IN_DOUBT:
                 return 0.0
             case Phase.OPEN:
                 return max(self.opened_at + self._pause - now, _SOON)
@@ -103,8 +112,8 @@ class Breaker:
                 return _SOON
 
     def may_probe(self, now: float) -> bool:
-        """Whether the pause is over; whoever then starts a probe says so with `probing`."""
-        return self.phase is Phase.OPEN and now >= self.opened_at + self._pause
+        """Whether there is a doubt or the pause is over; whoever then starts a probe says so with `probing`."""
+        return self.phase is Phase.IN_DOUBT or (self.phase is Phase.OPEN and now >= self.opened_at + self._pause)
 
     def probing(self, now: float) -> None:
         self._move(Event.PROBING, now, self.reason)

@@ -1,8 +1,9 @@
 """A live version's circuit: what becomes of its requests opens it, and probes of its own close it again.
 
-The law of this file: while the circuit is open no client's request reaches the version, so a task that lives from the
-opening to the closing computes something tiny on a worker that holds it. The end of the pause wakes the task; it ends
-when the circuit is closed or the version is gone.
+Requests that fail only raise a doubt: a client that sends nothing else must not take the version from all others. A
+probe decides. While the circuit is open no client's request reaches the version, so a task that lives from the doubt
+to the closing computes something tiny on a worker that holds it. The end of the pause wakes the task; it ends when the
+circuit is closed or the version is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from sluice.admission.breaker import Breaker, Phase, Rule
@@ -26,9 +28,9 @@ log = logging.getLogger("sluice.circuit")
 _FAILURES = (ModelFailed, WorkerLost, InternalError)
 # A worker that has no time for something tiny in this many seconds is no proof that the version is well.
 _PROBE_PATIENCE = 30.0
-_RULE = Rule()
+_RULE = Rule(doubt=True)
 # As metrics show it: the higher the worse.
-_NUMBERS = {Phase.CLOSED: 0, Phase.HALF_OPEN: 1, Phase.OPEN: 2}
+_NUMBERS = {Phase.CLOSED: 0, Phase.IN_DOUBT: 0, Phase.HALF_OPEN: 1, Phase.OPEN: 2}
 
 
 class Prober(Protocol):
@@ -59,7 +61,7 @@ class Circuit:
         self._refuse = refuse
         self._changed = changed
         self._rule = rule
-        self._breaker = Breaker(rule)
+        self._breaker = Breaker(rule if tiny is not None else replace(rule, doubt=False))
         self._turns = itertools.count()
         self._healing: asyncio.Task[None] | None = None
         self._stopped = False
@@ -71,12 +73,12 @@ class Circuit:
 
     @property
     def closed(self) -> bool:
-        return self._breaker.phase is Phase.CLOSED
+        return self._breaker.allows(time.monotonic())
 
     @property
     def reason(self) -> str:
         """Why it is open; empty while it is closed."""
-        return self._breaker.reason
+        return "" if self.closed else self._breaker.reason
 
     def check(self) -> None:
         """Raises CircuitOpen at once where computing would most likely fail."""
@@ -91,7 +93,9 @@ class Circuit:
             before = self._breaker.phase
             self._breaker.failed(time.monotonic(), error.message, grave=isinstance(error, WorkerLost))
             if self._breaker.phase is not before:
-                self._opened()
+                if not self.closed:
+                    self._opened()
+                self._healing = asyncio.get_running_loop().create_task(self._heal())
 
     def stop(self) -> None:
         """The version goes: nothing is counted or probed any more."""
@@ -105,7 +109,6 @@ class Circuit:
         self._lane.record.breaker_opened()
         # What waits would fail as well, one after the other; a fallback can still answer it.
         self._refuse(self._open_error())
-        self._healing = asyncio.get_running_loop().create_task(self._heal())
         self._changed()
 
     def _open_error(self) -> CircuitOpen:
@@ -114,9 +117,9 @@ class Circuit:
         return CircuitOpen(text, retry_after=self._breaker.retry_after(now))
 
     async def _heal(self) -> None:
-        """Until it is closed: wait for the end of the pause, then probe."""
+        """Until it is closed for good: wait for the end of the pause, if there is one, then probe."""
         breaker = self._breaker
-        while not self.closed:
+        while breaker.phase is not Phase.CLOSED:
             await asyncio.sleep(breaker.retry_after(time.monotonic()))
             if not breaker.may_probe(time.monotonic()):
                 continue
@@ -124,13 +127,21 @@ class Circuit:
             if not holders:  # they are on their way back, which says nothing about the version
                 await asyncio.sleep(self._rule.pause)
                 continue
+            doubt, why = self.closed, breaker.reason
             breaker.probing(time.monotonic())
-            self._changed()
+            if not doubt:
+                self._changed()
             trouble = await self._probe(holders[next(self._turns) % len(holders)])
-            breaker.probed(time.monotonic(), ok=not trouble, reason=f"the last probe failed: {trouble}")
+            said = f"the last probe failed: {trouble}"
+            breaker.probed(time.monotonic(), ok=not trouble, reason=f"{why}; {said}" if doubt else said)
+            spec = self._lane.spec
+            if doubt and not self.closed:
+                self._opened()
+            elif doubt:
+                log.warning("model '%s' version %s computes well, but %s", spec.name, spec.version, why)
+            elif self.closed:
+                log.info("the circuit of model '%s' version %s is closed again", spec.name, spec.version)
             self._changed()
-        spec = self._lane.spec
-        log.info("the circuit of model '%s' version %s is closed again", spec.name, spec.version)
 
     async def _probe(self, worker: Prober) -> str:
         """Compute something tiny; what went wrong, or nothing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,12 +135,38 @@ def test_the_pause_begins_small_again_after_a_passed_probe() -> None:
     assert breaker.retry_after(105) == 1
 
 
+def in_doubt() -> Breaker:
+    breaker = Breaker(replace(RULE, doubt=True))
+    for _ in range(4):
+        breaker.failed(100, "no")
+    return breaker
+
+
+def test_a_doubt_lets_live_work_pass_and_may_be_settled_at_once() -> None:
+    breaker = in_doubt()
+    assert breaker.phase is Phase.IN_DOUBT
+    assert breaker.allows(100)
+    assert breaker.may_probe(100)
+    breaker.probing(100)
+    breaker.probed(101, ok=False, reason="it is true")
+    assert (breaker.phase, breaker.reason) == (Phase.OPEN, "it is true")
+
+
 @pytest.mark.parametrize("phase", list(Phase))
 @pytest.mark.parametrize("event", list(Event))
 def test_only_what_the_table_says_changes_the_phase(phase: Phase, event: Event) -> None:
-    breaker = {Phase.CLOSED: lambda: Breaker(RULE), Phase.OPEN: opened, Phase.HALF_OPEN: half_open}[phase]()
+    makers = {
+        Phase.CLOSED: lambda: Breaker(replace(RULE, doubt=True)),
+        Phase.IN_DOUBT: in_doubt,
+        Phase.OPEN: opened,
+        Phase.HALF_OPEN: half_open,
+    }
+    breaker = makers[phase]()
     assert breaker.phase is phase
     match event:
+        case Event.DOUBTED:
+            for _ in range(4):
+                breaker.failed(102, "x")
         case Event.TRIPPED:
             breaker.trip(102, "x")
         case Event.PROBING:

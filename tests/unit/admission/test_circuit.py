@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -72,14 +72,14 @@ class Bench:
             await asyncio.sleep(0)
 
 
-def bench(*workers: Prober, tiny: Work | None = TINY) -> Bench:
+def bench(*workers: Prober, tiny: Work | None = TINY, rule: Rule = RULE) -> Bench:
     spec = ModelSpec("m", "1", "python", "python", (), (), max_batch_rows=8)
     policy: Policy[Entry] = Policy(Cost(), 1.0, Bounds(8, 8, 1 << 20))
     metrics = Metrics()
     lane = Lane("m/1#1", spec, Limits(queue=8, queue_timeout=None), Record(metrics).version("m", "1"), policy)
     refused: list[SluiceError] = []
     changes: list[Phase] = []
-    circuit = Circuit(lane, workers, tiny, refused.append, lambda: changes.append(circuit.phase), RULE)
+    circuit = Circuit(lane, workers, tiny, refused.append, lambda: changes.append(circuit.phase), rule)
     return Bench(circuit, refused, changes, metrics)
 
 
@@ -94,6 +94,29 @@ async def test_what_speaks_against_a_version(error: SluiceError) -> None:
     await table.until(Phase.CLOSED)
     table.circuit.check()
     assert table.changes == [Phase.OPEN, Phase.HALF_OPEN, Phase.CLOSED]
+
+
+async def test_a_doubt_is_settled_by_a_probe_while_requests_pass() -> None:
+    worker = Prober([None, ModelFailed("no")])
+    table = bench(worker, rule=replace(RULE, doubt=True))
+    table.fail(ModelFailed("x"))
+    assert table.circuit.phase is Phase.IN_DOUBT
+    table.circuit.check()
+    await table.until(Phase.CLOSED)
+    assert not table.refused
+    table.fail(ModelFailed("x"))
+    await table.until(Phase.OPEN)
+    assert table.circuit.reason.endswith("the last one: x; the last probe failed: no")
+    assert [type(refusal) for refusal in table.refused] == [CircuitOpen]
+    await table.until(Phase.CLOSED)
+    assert worker.trials == 3
+
+
+async def test_where_nothing_made_up_computes_there_is_no_doubt() -> None:
+    table = bench(Prober(), tiny=None, rule=replace(RULE, doubt=True))
+    table.fail(ModelFailed("x"))
+    assert table.circuit.phase is Phase.OPEN
+    await table.until(Phase.CLOSED)
 
 
 @pytest.mark.parametrize(
