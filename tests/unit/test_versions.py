@@ -98,10 +98,9 @@ async def test_a_version_that_fails_is_refused_until_a_probe_of_its_own_passes(
         assert "circuit is open" in app.catalog.index()[0].reason
         assert app.catalog.metadata("main").properties["circuit"] == "open"
         phases = set()
-        while "the last probe failed" not in version.circuit.reason:
+        while Phase.HALF_OPEN not in phases:
             await app.health.changed()
             phases.add(version.circuit.phase)
-        assert Phase.HALF_OPEN in phases
         broken.unlink()
         await closed(app)
         assert version.record.statistics.execution_count == executed, "no client's request was a guinea pig"
