@@ -62,7 +62,7 @@ async def fail_often(app: App, name: str = "main") -> None:
     """Until the circuit opens."""
     circuit = app.catalog.live(name).circuit
     while circuit.closed:
-        with pytest.raises(ModelFailed):
+        with pytest.raises((ModelFailed, CircuitOpen)):
             await ask(app, name=name)
 
 
