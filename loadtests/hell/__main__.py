@@ -26,7 +26,8 @@ import psutil
 from rich.console import Console
 
 from loadtests.bench import ROOT, Target, whole_server
-from loadtests.bodies import write_identity
+from loadtests.bodies import IDENTITY, write_identity
+from loadtests.hell.asking import LARGE_BATCHES
 from loadtests.hell.attacks import ATTACKS
 from loadtests.hell.good import Tally, behave
 
@@ -68,7 +69,8 @@ def attacker(name: str, target: Target, outcome: Outcome) -> Iterator[None]:
     """An attack for as long as the block lasts."""
     command = [sys.executable, "-m", "loadtests.hell.attacker", name, str(target.http), str(target.grpc)]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
         time.sleep(GATHER)
         yield
@@ -154,6 +156,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hell-") as folder:
         repository = Path(folder) / "models"
         write_identity(repository)
+        (repository / IDENTITY / "model.toml").write_text(LARGE_BATCHES)
         for name in names:
             with whole_server(repository) as target:  # each time another, lest one attack's wounds show in the next
                 asyncio.run(behave(target.http, target.grpc, 1.0))  # first times

@@ -9,6 +9,9 @@ from sluice.pb import inference_pb2
 
 _GREEDY_ROWS = 1024  # an answer of 1.5 MB
 
+# What a model's folder says so that it takes the greedy request.
+LARGE_BATCHES = f"max_batch_rows = {_GREEDY_ROWS * 2}\n"
+
 ASK = identity_bodies()["HTTP binary"].data
 MESSAGE = identity_bodies()["gRPC"].data
 ANSWER = np.tile(2 * np.arange(WIDTH, dtype=np.float32), FLOATS // WIDTH).tobytes()

@@ -1,4 +1,4 @@
-"""A process that attacks: `python -m loadtests.hell.attacker <attack> <http port> <grpc port>`, until its input ends."""
+"""A process that attacks until its input ends: `python -m loadtests.hell.attacker <attack> <HTTP port> <gRPC port>`."""
 
 from __future__ import annotations
 

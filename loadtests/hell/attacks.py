@@ -145,6 +145,7 @@ async def _unread_answers(victim: Victim, line: Line) -> None:
     while True:
         await line.send(victim.greedy)
         victim.count("requests")
+        await asyncio.sleep(1)
 
 
 async def _pipelines(victim: Victim, line: Line) -> None:
@@ -339,7 +340,7 @@ ATTACKS = {
         _attack("idle-kept", "http", 2000, _idle_after_one, "{count} connections idle after one request"),
         _attack("slow-headers", "http", 500, _slow_headers, "{count} clients sending a header line a second"),
         _attack("slow-bodies", "http", 200, _slow_bodies, "{count} clients sending a byte of body a second"),
-        _attack("unread", "http", 200, _unread_answers, "{count} clients asking for megabytes they never read"),
+        _attack("unread", "http", 100, _unread_answers, "{count} clients asking for megabytes they never read"),
         _attack("pipelines", "http", 4, _pipelines, "{count} clients pipelining a hundred requests at a time"),
         _attack("giant-headers", "http", 8, _giant_headers, "{count} clients sending a megabyte of headers"),
         _attack("many-headers", "http", 4, _many_headers, "{count} clients sending 9000 headers in 54 KB"),
@@ -357,7 +358,11 @@ ATTACKS = {
         _attack("settings", "grpc", 2, _flood(_settings), "{count} clients sending SETTINGS without end"),
         _attack("continuations", "grpc", 2, _flood(_continuations), "{count} clients whose headers never end"),
         _attack(
-            "empty-continuations", "grpc", 2, _flood(_empty_continuations), "{count} clients sending empty CONTINUATIONs"
+            "empty-continuations",
+            "grpc",
+            2,
+            _flood(_empty_continuations),
+            "{count} clients with empty CONTINUATIONs",
         ),
         _attack("open-streams", "grpc", 8, _open_streams, "{count} clients opening 10 000 silent streams"),
         _attack("zero-window", "grpc", 8, _zero_window, "{count} clients whose window stays shut"),

@@ -49,7 +49,10 @@ class Connections:
 
     def admit(self, newcomer: Connection) -> bool:
         """Take a connection in, if need be in the place of a silent one; False: there is no place."""
-        admitted = len(self.open) < self.limits.max_connections or self._make_room()
+        most = self.limits.max_connections
+        while len(self.open) >= most and self._make_room():
+            pass
+        admitted = len(self.open) < most
         self.open.add(newcomer)
         self._silent[newcomer] = None
         return admitted

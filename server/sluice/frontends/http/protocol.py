@@ -40,6 +40,10 @@ MOST_BUFFERED = 256 << 10
 # How long a connection that was answered early swallows what the client still sends. Closing with unread input would
 # reset it, and a reset destroys the answer before the client reads it.
 LINGER_SECONDS = 5.0
+MOST_SWALLOWED = 4  # messages of the largest size, after which the client may wait until the time is over
+
+# Header lines of one request; each costs a call, so that a block of the allowed size could hold work for milliseconds.
+MOST_HEADERS = 256
 
 # An unread rest of a body up to this size is worth receiving to keep the connection.
 SMALL_REMAINDER = 64 << 10
@@ -68,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._lingering_until = 0.0
+        self._swallowed = 0
         self._discarding = False  # nothing more from this client will be understood
         # reading
         self._newest: Exchange | None = None
@@ -83,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._body_wire_bytes = 0
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._header_size = 0
+        self._header_size = self._header_lines = 0
         # answering
         self._running: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -120,6 +125,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
+            self._swallow(len(data))
             return
         self._last_data = self._loop.time()
         newest = self._newest
@@ -196,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._url = b""
         self._headers = {}
-        self._header_size = 0
+        self._header_size = self._header_lines = 0
 
     def on_url(self, url: bytes) -> None:
         if not self._replaying:
@@ -207,6 +213,10 @@ class Connection(asyncio.Protocol):
             return  # a trailer, or replayed
         self._headers[name.lower()] = value
         self._header_size += len(name) + len(value)
+        self._header_lines += 1
+        if self._header_lines > MOST_HEADERS:
+            self._refuse_headers()
+            raise InvalidRequest(_MALFORMED)
 
     def on_headers_complete(self) -> None:
         if self._replaying:
@@ -266,7 +276,8 @@ class Connection(asyncio.Protocol):
     # Refusing
 
     def _refuse_headers(self) -> None:
-        self._refuse(431, f"the request's headers are over the limit of {self._limits.max_header_bytes} bytes")
+        limits = f"{self._limits.max_header_bytes} bytes or {MOST_HEADERS} lines"
+        self._refuse(431, f"the request's headers are over the limit of {limits}")
 
     def _turn_away(self) -> None:
         """Tell a newcomer for whom there is no place. It goes before anybody else does when others come."""
@@ -300,6 +311,12 @@ class Connection(asyncio.Protocol):
         self._arm(self._lingering_until)
         with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
             self._transport.write_eof()
+
+    def _swallow(self, size: int) -> None:
+        """Take note of input that nobody wants. A client that goes on beyond all reason may wait till we are gone."""
+        self._swallowed += size
+        if self._swallowed > MOST_SWALLOWED * self._limits.max_message_bytes:
+            self._pause_reading()
 
     # Deadlines
 
