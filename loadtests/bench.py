@@ -96,6 +96,7 @@ class Target:
     pid: int
     grpc: int
     http: int
+    metrics: int = 0
 
     def port(self, protocol: str) -> int:
         return self.grpc if protocol == "gRPC" else self.http
@@ -149,7 +150,7 @@ def whole_server(repository: Path) -> Iterator[Target]:
         try:
             if not _becomes_ready(process, http):
                 raise MeasuringError(f"the server did not become ready: {_tail(log)}")
-            yield Target("server", process.pid, grpc, http)
+            yield Target("server", process.pid, grpc, http, metrics)
         finally:
             process.send_signal(signal.SIGINT)  # an interrupt has no lame-duck time
             _end(process, patience=20)

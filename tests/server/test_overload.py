@@ -1,6 +1,7 @@
 """More than can be answered in time: what cannot is refused, all else is answered, nobody waits in vain."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,8 +50,13 @@ async def flood(server: Server, gate: Gate) -> list[object]:
             return error
         return int(answer.as_numpy("y")[0, 0])
 
-    async with aio_grpc.InferenceServerClient(server.grpc) as client:
-        tasks = [asyncio.create_task(ask(client, number)) for number in range(1000, 1000 + FLOOD)]
+    own = [("grpc.use_local_subchannel_pool", 1)]  # a connection each: one takes only so many calls at a time
+    async with contextlib.AsyncExitStack() as opened:
+        clients = [aio_grpc.InferenceServerClient(server.grpc, channel_args=own) for _ in range(FLOOD // 200)]
+        for client in clients:
+            await opened.enter_async_context(client)
+        asked = enumerate(range(1000, 1000 + FLOOD))
+        tasks = [asyncio.create_task(ask(clients[index % len(clients)], number)) for index, number in asked]
         await asyncio.to_thread(until, lambda: pending(server, "echo") + refusals(server) >= FLOOD, "all have arrived")
         gate.open()
         return list(await asyncio.wait_for(asyncio.gather(*tasks), 60))

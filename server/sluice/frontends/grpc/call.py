@@ -33,6 +33,7 @@ class Call:
         return ""
 
 
+# Sends one message of a stream; it may be called again before it has returned.
 Send = Callable[[bytes], Awaitable[None]]
 Unary = Callable[[Call, bytes], Awaitable[bytes]]
 ServerStream = Callable[[Call, bytes, Send], Awaitable[None]]

@@ -12,6 +12,7 @@ import grpc
 from sluice.errors import Cancelled, InternalError
 from sluice.frontends.grpc.call import Call, DuplexStream, Methods, ServerStream, Unary
 from sluice.frontends.grpc.failure import failure
+from sluice.frontends.grpc.sending import Sending
 
 # grpc has no types: a context is a grpc.aio.ServicerContext.
 Context = Any
@@ -20,15 +21,15 @@ Context = Any
 class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Looks a method up by its full name; messages pass as bytes."""
 
-    def __init__(self, methods: Methods) -> None:
+    def __init__(self, methods: Methods, sending: Sending) -> None:
         self._handlers = {
-            **{name: _unary(name, method) for name, method in methods.unary.items()},
+            **{name: _unary(name, method, sending) for name, method in methods.unary.items()},
             **{
-                name: grpc.unary_stream_rpc_method_handler(_streaming(name, method))
+                name: grpc.unary_stream_rpc_method_handler(_streaming(name, method, sending))
                 for name, method in methods.server_streams.items()
             },
             **{
-                name: grpc.stream_stream_rpc_method_handler(_streaming(name, method))
+                name: grpc.stream_stream_rpc_method_handler(_streaming(name, method, sending))
                 for name, method in methods.duplex_streams.items()
             },
         }
@@ -37,11 +38,12 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self._handlers.get(handler_call_details.method)
 
 
-def _unary(name: str, method: Unary) -> grpc.RpcMethodHandler:
+def _unary(name: str, method: Unary, sending: Sending) -> grpc.RpcMethodHandler:
     async def handle(message: bytes, context: Context) -> bytes:
         call = _call(context)
         try:
             reply = await method(call, message)
+            sending.last(len(reply))
         except asyncio.CancelledError:
             return await _cancelled(name, call, context)
         except Exception as error:
@@ -55,12 +57,17 @@ def _unary(name: str, method: Unary) -> grpc.RpcMethodHandler:
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _streaming(name: str, method: ServerStream | DuplexStream) -> Callable[[Any, Context], Awaitable[None]]:
+def _streaming(
+    name: str, method: ServerStream | DuplexStream, sending: Sending
+) -> Callable[[Any, Context], Awaitable[None]]:
     async def handle(asked: Any, context: Context) -> None:
         call = _call(context)
+        turn = asyncio.Lock()  # grpc takes one message at a time
 
         async def send(reply: bytes) -> None:
-            await _write(reply, context)
+            with sending.part(len(reply)):
+                async with turn:
+                    await _write(reply, context)
 
         try:
             await method(call, asked, send)

@@ -16,11 +16,23 @@ from sluice.frontends.grpc.call import Methods
 from sluice.frontends.grpc.handlers import Handlers
 from sluice.frontends.grpc.health import HealthServicer
 from sluice.frontends.grpc.reflection import ReflectionServicer
+from sluice.frontends.grpc.sending import Sending
 from sluice.frontends.grpc.servicer import Servicer
 from sluice.frontends.grpc.streams import Streams
 
 if TYPE_CHECKING:
     from sluice.frontends.services import Services
+
+# Calls one connection may have open; well-behaved clients keep the others back themselves. Without a bound, streams
+# that are opened and reset at once pile up faster than Python can look at them: two such clients took 2 GiB in four
+# seconds and nobody else was answered for minutes. 256 in flight is what Python answers in a sixth of a second.
+MOST_STREAMS = 256
+
+# Calls of all connections that were read and wait for Python, each of some ten kilobytes; grpc cancels what comes then.
+MOST_PENDING = 16_384
+
+# A connection without calls is told to go after so long, in good order: its client connects again for its next call.
+IDLE_SECONDS = 300.0
 
 _WITHOUT_END = 1e6  # seconds; grpc wants a number
 
@@ -38,7 +50,8 @@ class GrpcServer:
     async def start(self) -> int:
         """Listens; the port is returned."""
         server = grpc.aio.server(options=_options(self._settings))
-        server.add_generic_rpc_handlers((Handlers(self._methods()),))
+        sending = Sending(self._settings.max_message_bytes)
+        server.add_generic_rpc_handlers((Handlers(self._methods(), sending),))
         host, port = self._settings.host, self._settings.grpc_port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
@@ -91,10 +104,14 @@ def _options(settings: Server) -> list[tuple[str, Any]]:
         ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
         # Two servers on one port would share its clients silently.
         ("grpc.so_reuseport", 0),
+        # Beyond it grpc closes a connection as it accepts it, whatever the others do.
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_connection_idle_ms", int(IDLE_SECONDS * 1000)),
+        ("grpc.max_concurrent_streams", MOST_STREAMS),
         # From a thousand calls on that were read but not handed over grpc cancels some of them by chance. What is
-        # refused is refused by us, with a reason.
-        ("grpc.server.max_pending_requests", 1_000_000),
-        ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+        # refused is refused by us, with a reason, until there are so many that none of them has a chance.
+        ("grpc.server.max_pending_requests", MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
         ("grpc.server_handshake_timeout_ms", int(settings.header_timeout * 1000)),
         # Clients may ping as often as they like; who has not answered ours for that long is gone.
         ("grpc.http2.max_ping_strikes", 0),

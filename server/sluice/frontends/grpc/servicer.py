@@ -90,7 +90,6 @@ class InferStream:
         self._services = services
         self._call = call
         self._send = send
-        self._sending = asyncio.Lock()
         self._slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._tenant = services.tenant(call.value(services.tenant_header))
         # By default an error is an answer like any other; clients can ask that the first one ends the call instead.
@@ -105,8 +104,7 @@ class InferStream:
 
     async def _answer(self, message: bytes) -> None:
         reply = await self._reply(message)
-        async with self._sending:
-            await self._send(reply)
+        await self._send(reply)
         self._slots.release()  # only now: a client that does not read its answers is not read either
 
     async def _reply(self, message: bytes) -> bytes:

@@ -208,6 +208,7 @@ class Exchange:
             self._write_whole(reply)
             return
         self._started = True
+        self._connection.answers(reply.length())
         self._connection.write(self._make_head(reply))
         for part in reply.parts:
             if not await self._client_listens():

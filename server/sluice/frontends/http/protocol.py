@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
-from sluice.errors import InvalidRequest, TooLarge, TooSlow
+from sluice.errors import InvalidRequest, ShortOfMemory, TooLarge, TooSlow
 from sluice.frontends.http.exchange import Exchange, parting_words
 from sluice.frontends.http.reply import plain_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sluice.config.settings import Server
-    from sluice.frontends.http.exchange import Application
+    from sluice.frontends.http.crowd import Connections
     from sluice.request import Buffer
 
 # Requests one connection may have waiting behind the one being answered.
@@ -41,32 +40,25 @@ MOST_BUFFERED = 256 << 10
 # How long a connection that was answered early swallows what the client still sends. Closing with unread input would
 # reset it, and a reset destroys the answer before the client reads it.
 LINGER_SECONDS = 5.0
+MOST_SWALLOWED = 4  # messages of the largest size, after which the client may wait until the time is over
+
+# Header lines of one request; each costs a call, so that a block of the allowed size could hold work for milliseconds.
+MOST_HEADERS = 256
 
 # An unread rest of a body up to this size is worth receiving to keep the connection.
 SMALL_REMAINDER = 64 << 10
+
+# Bytes a second below which a body that is sent, or an answer that is read, counts as standing still.
+SLOWEST = 1024
+
+# A connection that has been silent for this long may lose its place to a new one.
+SILENT_SECONDS = 1.0
 
 # A chunked body of one-byte chunks carries five bytes around each; what exceeds that is extensions or trailers.
 CHUNK_OVERHEAD = 6
 
 _FRAMING = (b"content-length", b"transfer-encoding")
 _MALFORMED = "malformed HTTP request"
-
-
-class Connections:
-    """What all connections of one server share: the application, the limits, and who is still here."""
-
-    def __init__(self, application: Application, limits: Server, stopping: Callable[[], bool]) -> None:
-        self.application = application
-        self.limits = limits
-        self.open: set[Connection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        self.closing = False
-        self.changed = asyncio.Event()  # a connection closed, or became idle while closing
-        self._stopping = stopping
-
-    def draining(self) -> bool:
-        """Answers should send clients elsewhere."""
-        return self.closing or self._stopping()
 
 
 class Connection(asyncio.Protocol):
@@ -80,11 +72,14 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._lingering_until = 0.0
+        self._swallowed = 0
         self._discarding = False  # nothing more from this client will be understood
         # reading
         self._newest: Exchange | None = None
         self._last_data = 0.0
+        self._body_started = 0.0
         self._reading_paused = False
+        self._paused_at = 0.0
         self._in_headers = False
         self._upgrading = False
         self._replaying = False
@@ -93,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._body_wire_bytes = 0
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._header_size = 0
+        self._header_size = self._header_lines = 0
         # answering
         self._running: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -102,19 +97,22 @@ class Connection(asyncio.Protocol):
         self._writable: asyncio.Future[None] | None = None
         self._unwritten = 0
         self._write_progress = 0.0
+        self._answering = 0  # bytes of the answer that is being written in parts
+        self._kept = 0  # bytes that we would not hold if the client sent and read as it should
         self.idle_since = 0.0
 
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by inheritance
-        self._shared.open.add(self)
         self._last_data = self.idle_since = self._loop.time()
-        self._arm(self.idle_since + self._limits.keep_alive)
+        if self._shared.admit(self):
+            self._arm(self.idle_since + self._limits.keep_alive)
+        else:
+            self._turn_away()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._shared.open.discard(self)
-        self._shared.changed.set()
+        self._shared.leave(self)
         self._discarding = True
         if self._timer is not None:
             self._timer.cancel()
@@ -127,6 +125,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._discarding:
+            self._swallow(len(data))
             return
         self._last_data = self._loop.time()
         newest = self._newest
@@ -138,7 +137,11 @@ class Connection(asyncio.Protocol):
                 self._refuse(400, f"{_MALFORMED}: the body's chunks are mostly framing")
                 return
         self._parse(data)
+        if self._kept or self._waiting or (self._newest is not None and self._newest.more_body):
+            self._account()
         if self._in_headers:
+            if not in_headers and self._running is None:
+                self._shared.waits_for(self)
             # Headers that began behind another request in this read are counted from the next read on.
             if in_headers or (self._newest is newest and not in_body):
                 self._header_bytes += len(data)
@@ -147,7 +150,7 @@ class Connection(asyncio.Protocol):
             else:
                 self._arm(self._header_started + self._limits.header_timeout)
         elif self._newest is not None and self._newest.more_body:
-            self._arm(self._last_data + self._limits.body_timeout)
+            self._arm(self._body_deadline())
 
     def eof_received(self) -> bool:
         return False  # a client that stops sending has gone: half-closed and closed look the same
@@ -155,9 +158,12 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.writing_paused = True
         self._watch_writing()
+        self._account()
 
     def resume_writing(self) -> None:
         self.writing_paused = False
+        if self._kept:
+            self._account()
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 
@@ -196,7 +202,7 @@ class Connection(asyncio.Protocol):
         self._header_bytes = 0
         self._url = b""
         self._headers = {}
-        self._header_size = 0
+        self._header_size = self._header_lines = 0
 
     def on_url(self, url: bytes) -> None:
         if not self._replaying:
@@ -207,11 +213,17 @@ class Connection(asyncio.Protocol):
             return  # a trailer, or replayed
         self._headers[name.lower()] = value
         self._header_size += len(name) + len(value)
+        self._header_lines += 1
+        if self._header_lines > MOST_HEADERS:
+            self._refuse_headers()
+            raise InvalidRequest(_MALFORMED)
 
     def on_headers_complete(self) -> None:
         if self._replaying:
             return
         self._in_headers = False
+        self._shared.heard(self)
+        self._body_started = self._last_data
         self._body_wire_bytes = 0
         if len(self._url) + self._header_size > self._limits.max_header_bytes:
             self._refuse_headers()
@@ -226,7 +238,7 @@ class Connection(asyncio.Protocol):
             self._start(exchange)
         else:
             self._waiting.append(exchange)
-            if len(self._waiting) >= MOST_WAITING:
+            if self._far_behind():
                 self._pause_reading()
 
     def _make_exchange(self) -> Exchange:
@@ -255,7 +267,7 @@ class Connection(asyncio.Protocol):
         newest.feed(body)
         if newest.body_bytes > self._limits.max_message_bytes and newest.failure is None:
             newest.fail(TooLarge(f"the body is over the limit of {self._limits.max_message_bytes} bytes"))
-        elif newest.buffered > MOST_BUFFERED:
+        elif newest.buffered > MOST_BUFFERED or (self._waiting and self._far_behind()):
             self._pause_reading()
 
     def on_message_complete(self) -> None:
@@ -265,7 +277,15 @@ class Connection(asyncio.Protocol):
     # Refusing
 
     def _refuse_headers(self) -> None:
-        self._refuse(431, f"the request's headers are over the limit of {self._limits.max_header_bytes} bytes")
+        limits = f"{self._limits.max_header_bytes} bytes or {MOST_HEADERS} lines"
+        self._refuse(431, f"the request's headers are over the limit of {limits}")
+
+    def _turn_away(self) -> None:
+        """Tell a newcomer for whom there is no place. It goes before anybody else does when others come."""
+        reply = plain_error(503, f"the server has {self._limits.max_connections} connections, which is all it may")
+        reply.headers.append(b"retry-after: 1\r\n")
+        self.write(parting_words(reply))
+        self._linger()
 
     def _refuse(self, status: int, message: str) -> None:
         """Understand nothing more from this client; answer what was understood, then close."""
@@ -287,10 +307,17 @@ class Connection(asyncio.Protocol):
         """Say that nothing more comes, and swallow what the client is still sending."""
         self._discarding = True
         self._lingering_until = self._loop.time() + LINGER_SECONDS
+        self._shared.goes_first(self)
         self.resume_reading()
         self._arm(self._lingering_until)
         with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
             self._transport.write_eof()
+
+    def _swallow(self, size: int) -> None:
+        """Take note of input that nobody wants. A client that goes on beyond all reason may wait till we are gone."""
+        self._swallowed += size
+        if self._swallowed > MOST_SWALLOWED * self._limits.max_message_bytes:
+            self._pause_reading()
 
     # Deadlines
 
@@ -312,27 +339,33 @@ class Connection(asyncio.Protocol):
         if self._in_headers:
             return self._header_started + self._limits.header_timeout, self._refuse_slow_headers
         if self._newest is not None and self._newest.more_body:
-            return self._last_data + self._limits.body_timeout, self._refuse_slow_body
+            return self._body_deadline(), self._refuse_slow_body
         if self._running is None:
             return self.idle_since + self._limits.keep_alive, self.close
         return None
 
+    def _body_deadline(self) -> float:
+        """No silence may be long, nor may all of them together be out of proportion to what was sent."""
+        assert self._newest is not None
+        sent = self._newest.body_bytes / SLOWEST
+        return min(self._last_data, self._body_started + sent) + self._limits.body_timeout
+
     def _watch_writing(self) -> None:
-        """From now on the client has to take what is written; every byte it takes gives it more time."""
+        """From now on the client has to take what is written; what it takes gives it more time."""
         self._unwritten = self._transport.get_write_buffer_size()
         self._write_progress = self._loop.time()
         self._arm(self._write_progress + self._limits.body_timeout)
 
     def _look(self) -> None:
         self._timer = None
-        unwritten = self._transport.get_write_buffer_size()
-        if unwritten < self._unwritten:
+        unwritten, now = self._transport.get_write_buffer_size(), self._loop.time()
+        if self._unwritten - unwritten > SLOWEST * (now - self._write_progress):
             self._unwritten = unwritten
-            self._write_progress = self._loop.time()
+            self._write_progress = now
         due = self._deadline()
         if due is not None:
             when, act = due
-            if when <= self._loop.time():
+            if when <= now:
                 act()
             else:
                 self._arm(when)
@@ -347,6 +380,30 @@ class Connection(asyncio.Protocol):
         else:
             self._discarding = True
             self._newest.fail(TooSlow(f"the request's body stood still for {self._limits.body_timeout:g} s"))
+
+    # What is kept
+
+    def _account(self) -> None:
+        """Count what is held only because the client does not send the rest of it, or does not read."""
+        newest = self._newest
+        kept = self._answering if self.writing_paused else 0
+        if newest is not None and newest.more_body and newest.failure is None and not newest.answered:
+            kept += newest.body_bytes
+        kept += sum(exchange.buffered for exchange in self._waiting if exchange is not newest)
+        if self.writing_paused:
+            kept = max(kept, self._transport.get_write_buffer_size())
+        if kept != self._kept:
+            self._kept = kept
+            self._shared.keep(self, kept)
+
+    def _far_behind(self) -> bool:
+        """So much of what the client sent early waits for its turn that no more is read."""
+        waiting = self._waiting
+        return len(waiting) >= MOST_WAITING or sum(exchange.buffered for exchange in waiting) > MOST_BUFFERED
+
+    def answers(self, size: int) -> None:
+        """An answer too large to be written at once is about to be; all of it is held until the last part is out."""
+        self._answering = size
 
     # What exchanges call
 
@@ -369,8 +426,11 @@ class Connection(asyncio.Protocol):
         assert self._task is not None
         self._shared.tasks.discard(self._task)
         self._running = self._task = None
+        self._answering = 0
         if self._transport.is_closing():
             return
+        if self._kept:
+            self._account()
         if not exchange.keep_alive:
             if exchange.more_body or exchange is not self._newest or self._discarding:
                 self._waiting.clear()
@@ -383,6 +443,7 @@ class Connection(asyncio.Protocol):
         else:
             self.idle_since = self._loop.time()
             self._arm(self.idle_since + self._limits.keep_alive)
+            self._shared.waits_for(self)
             if self._shared.closing:
                 self._shared.changed.set()
         self.resume_reading()
@@ -400,19 +461,40 @@ class Connection(asyncio.Protocol):
     def _pause_reading(self) -> None:
         if not self._reading_paused and not self._transport.is_closing():
             self._reading_paused = True
+            self._paused_at = self._loop.time()
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         if not self._reading_paused or self._transport.is_closing():
             return
         newest = self._newest
-        if len(self._waiting) >= MOST_WAITING or (newest is not None and newest.buffered > MOST_BUFFERED):
+        if self._far_behind() or (newest is not None and newest.buffered > MOST_BUFFERED):
             return
         self._reading_paused = False
         self._last_data = self._loop.time()
+        self._body_started += self._last_data - self._paused_at
         self._transport.resume_reading()
         if newest is not None and newest.more_body:
-            self._arm(self._last_data + self._limits.body_timeout)
+            self._arm(self._body_deadline())
+
+    # What the others of the crowd need
+
+    def may_go(self) -> bool:
+        """Whether it has been silent long enough to make room for another, with nothing of it on its way."""
+        if self._lingering_until:
+            return True
+        silent_since = self._header_started if self._in_headers else self.idle_since
+        return self._loop.time() - silent_since >= SILENT_SECONDS and not self.has_unread()
+
+    def give_up(self) -> None:
+        """Stop keeping what the client has let us keep for too long, when others need the room."""
+        self._kept = 0
+        newest = self._newest
+        if self.writing_paused or newest is None or newest.answered or not newest.more_body:
+            self.abort()
+            return
+        self._discarding = True
+        newest.fail(ShortOfMemory("too much is held for requests that are sent slowly", retry_after=1.0))
 
     # What the server calls
 

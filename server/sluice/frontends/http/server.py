@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from sluice.errors import ConfigError, system_reason
 from sluice.frontends.http.api import Api
-from sluice.frontends.http.protocol import Connection, Connections
+from sluice.frontends.http.crowd import Connections
+from sluice.frontends.http.protocol import Connection
 
 if TYPE_CHECKING:
     from sluice.config.settings import Server
