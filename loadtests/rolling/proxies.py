@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import grp
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +61,7 @@ class Entrance:
 
     http: str
     grpc: str
+    alive: Callable[[], None] = lambda: None  # raises if nobody stands there any more
 
 
 def configured(example: str, replicas: Sequence[Replica], fronts: Sequence[int]) -> str:
@@ -86,10 +89,16 @@ def running(proxy: Proxy, replicas: Sequence[Replica], folder: Path) -> Iterator
         text = text.replace("http {\n", f"http {{\n{folders}", 1)
     config = folder / proxy.example
     config.write_text(text)
-    with (folder / f"{proxy.name}.log").open("ab") as log:
+    words = folder / f"{proxy.name}.log"
+    with words.open("ab") as log:
         process = subprocess.Popen(proxy.command(program, config), stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def alive() -> None:
+        if process.poll() is not None:
+            raise RuntimeError(f"{proxy.name} ended: {words.read_text()[-600:]}")
+
     try:
-        yield Entrance(f"127.0.0.1:{fronts[0]}", f"127.0.0.1:{fronts[1]}")
+        yield Entrance(f"127.0.0.1:{fronts[0]}", f"127.0.0.1:{fronts[1]}", alive)
     finally:
         process.terminate()
         process.wait(PATIENCE)
@@ -97,7 +106,4 @@ def running(proxy: Proxy, replicas: Sequence[Replica], folder: Path) -> Iterator
 
 def _group() -> str:
     """The group of this process, which nginx would guess to be named like the user."""
-    import grp
-    import os
-
     return grp.getgrgid(os.getgid()).gr_name

@@ -19,10 +19,11 @@ PATIENCE = 90.0  # seconds for anything that a server does
 _PAUSE = 0.02  # between two questions
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Ask until it is true."""
+def until(condition: Callable[[], bool], what: str, alive: Callable[[], None] = lambda: None) -> None:
+    """Ask until it is true; `alive` may see that it never will be, and raise."""
     end = time.monotonic() + PATIENCE
     while not condition():
+        alive()
         if time.monotonic() > end:
             raise TimeoutError(f"it never came true: {what}")
         time.sleep(_PAUSE)

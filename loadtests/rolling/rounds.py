@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import tritonclient.grpc as triton_grpc
+from tritonclient.utils import InferenceServerException
+
 from loadtests.rolling import model, proxies
 from loadtests.rolling.clients import Crowd, Outcomes
 from loadtests.rolling.proxies import Entrance, Proxy
 from loadtests.rolling.replicas import Replica, until
 
 BEHIND_A_PROXY = ("HTTP", "gRPC", "gRPC streams", "gRPC endless stream")
-# A stream is bound to the server that it began on, and tritonclient's HTTP client knows one server only.
-WITHOUT_PROXY = ("gRPC by health",)
+WITHOUT_PROXY = BEHIND_A_PROXY[1:]  # tritonclient's HTTP client knows one server only
 LAME_DUCK = 3.0  # seconds; longer than a proxy needs to see that a server is not ready
 BYSTANDER = "bystander"
 
@@ -58,8 +60,8 @@ def behind(proxy: Proxy | None, folder: Path, rounds: int = 1, each: int = 2) ->
     with served(folder, 2, flags) as replicas, _entrance(proxy, replicas, folder) as entrance:
         crowd = Crowd(entrance)
         windows = []
-        # Without a proxy each client finds out by itself who is ready, and what is known of one says nothing of another.
-        with crowd.working(*((BEHIND_A_PROXY, each) if proxy is not None else (WITHOUT_PROXY, 1))):
+        # Without a proxy each client finds out by itself who is ready; one of a kind tells when it has.
+        with crowd.working(*((BEHIND_A_PROXY, each) if proxy else (WITHOUT_PROXY, 1))):
             for replica in replicas * rounds:
                 windows.append(_restart(replica))
                 # Whoever rolls a release out has to wait for that, too: ready is not yet known to be ready.
@@ -75,15 +77,12 @@ def _entrance(proxy: Proxy | None, replicas: Sequence[Replica], folder: Path) ->
         return
     with proxies.running(proxy, replicas, folder) as entrance:
         front = Replica(folder, Path(), (), 0, [int(entrance.http.split(":")[1])])
-        until(lambda: front.ask("GET", "/v2/health/ready")[0] == 200, f"{proxy.name} passes requests on")
-        until(lambda: grpc_ready(entrance.grpc), f"{proxy.name} passes calls on")
+        until(lambda: front.ask("GET", "/v2/health/ready")[0] == 200, f"{proxy.name} serves HTTP", entrance.alive)
+        until(lambda: _serves_grpc(entrance.grpc), f"{proxy.name} serves gRPC", entrance.alive)
         yield entrance
 
 
-def grpc_ready(address: str) -> bool:
-    import tritonclient.grpc as triton_grpc
-    from tritonclient.utils import InferenceServerException
-
+def _serves_grpc(address: str) -> bool:
     with triton_grpc.InferenceServerClient(address) as client:
         try:
             return bool(client.is_model_ready(model.NAME))
