@@ -1,4 +1,5 @@
-"""`python -m loadtests.rolling`: restart servers behind each proxy that is installed, and change models, under load.
+"""`python -m loadtests.rolling`: restart servers behind each proxy that is installed, change models and replace a worker, all
+under load.
 
 Prints how many requests there were, how many failed, and the longest answer while it was done; exits with 1 when a
 request failed. `--page` puts the table into docs/proxies.md.
@@ -47,7 +48,7 @@ def table(runs: Sequence[Run]) -> str:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="rolling", description="Restarts and reloads under load, nothing failing.")
-    names = [*(proxy.name for proxy in proxies.ALL), "none", "reload"]
+    names = [*(proxy.name for proxy in proxies.ALL), "none", "reload", "recycle"]
     parser.add_argument("runs", nargs="*", metavar="RUN", default=names, help=f"some of {', '.join(names)} (all)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each server is restarted (3)")
     parser.add_argument("--clients", type=int, default=2, help="of each kind (2)")
@@ -59,6 +60,8 @@ def run(name: str, chosen: argparse.Namespace, folder: Path) -> Run | None:
     """One run by its name; None if its proxy is not installed."""
     if name == "reload":
         return rounds.changed(folder, chosen.rounds, chosen.clients)
+    if name == "recycle":
+        return rounds.recycled(folder, chosen.clients)
     if name == "none":
         return rounds.behind(None, folder, chosen.rounds, chosen.clients)
     proxy = next(proxy for proxy in proxies.ALL if proxy.name.lower() == name.lower())

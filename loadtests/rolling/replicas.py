@@ -70,6 +70,12 @@ class Replica:
             raise RuntimeError(f"a server ended by itself, see {self.log}: {self.log.read_text()[-600:]}")
         return self.ask("GET", "/v2/health/ready")[0] == 200
 
+    def metric(self, name: str) -> float:
+        """The sum over its labels."""
+        _, body = self.ask("GET", "/metrics", port=self.ports[2])
+        samples = [line.rpartition(" ") for line in body.decode().splitlines()]
+        return sum(float(value) for sample, _, value in samples if sample.partition("{")[0] == name)
+
     def stop(self) -> int:
         """As an orchestrator does: SIGTERM, and all the time it wants."""
         if self.process is None:

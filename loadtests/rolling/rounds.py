@@ -20,6 +20,7 @@ from loadtests.rolling.replicas import Replica, until
 BEHIND_A_PROXY = ("HTTP", "gRPC", "gRPC streams", "gRPC endless stream")
 WITHOUT_PROXY = BEHIND_A_PROXY[1:]  # tritonclient's HTTP client knows one server only
 LAME_DUCK = 3.0  # seconds; longer than a proxy needs to see that a server is not ready
+RESTARTS = "sluice_worker_restarts_total"
 BYSTANDER = "bystander"
 
 
@@ -119,6 +120,19 @@ def changed(folder: Path, rounds: int = 3, each: int = 2) -> Run:
                 crowd.wait_for_more(5)
                 windows.append((began, time.monotonic()))
         return Run("reload", 0, list(crowd.outcomes.values()), windows)
+
+
+def recycled(folder: Path, each: int = 2) -> Run:
+    """Give a server's worker a bound on its memory that it cannot keep, so that it is replaced while it serves."""
+    with served(folder, 1, ("--max-memory", "1")) as (server,):
+        entrance = Entrance(f"127.0.0.1:{server.ports[0]}", f"127.0.0.1:{server.ports[1]}")
+        crowd = Crowd(entrance)
+        with crowd.working(BEHIND_A_PROXY, each):
+            began = time.monotonic()
+            until(lambda: server.metric(RESTARTS) > 0, "a worker is replaced")
+            crowd.wait_for_more(20)
+            window = (began, time.monotonic())
+        return Run("recycle", 0, list(crowd.outcomes.values()), [window])
 
 
 def _changes(repository: Path, edition: int) -> Iterator[Callable[[], object]]:

@@ -9,6 +9,8 @@ from loadtests.rolling.__main__ import table
 from loadtests.rolling.proxies import Proxy
 from loadtests.rolling.replicas import Replica
 
+from sluice.workers.worker import Worker
+
 
 @pytest.mark.parametrize("proxy", proxies.ALL, ids=lambda proxy: proxy.name)
 def test_nobody_notices_a_rolling_restart(proxy: Proxy, tmp_path: Path) -> None:
@@ -34,6 +36,13 @@ def test_models_change_under_load(tmp_path: Path) -> None:
     assert [line.split(" | ")[:5] for line in lines[2:]] == [
         ["| reload", one.kind, "-", str(len(one.seconds)), "0"] for one in run.outcomes
     ]
+
+
+@pytest.mark.skipif(not hasattr(Worker, "recycle"), reason="workers are not recycled here")
+def test_a_worker_is_replaced_under_load(tmp_path: Path) -> None:
+    run = rounds.recycled(tmp_path)
+    assert not run.failures
+    assert not any(one.resent for one in run.outcomes)
 
 
 @pytest.mark.parametrize("proxy", proxies.ALL, ids=lambda proxy: proxy.name)
