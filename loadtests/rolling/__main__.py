@@ -1,5 +1,4 @@
-"""`python -m loadtests.rolling`: restart servers behind each proxy that is installed, change models and replace a worker, all
-under load.
+"""`python -m loadtests.rolling`: restart servers behind each proxy that is installed, and change models, under load.
 
 Prints how many requests there were, how many failed, and the longest answer while it was done; exits with 1 when a
 request failed. `--page` puts the table into docs/proxies.md.

@@ -60,7 +60,7 @@ class Outcomes:
 
 @dataclass
 class Crowd:
-    """All clients of a run; they work until the block ends, or one fails."""
+    """All clients of a run."""
 
     entrance: Entrance
     outcomes: dict[str, Outcomes] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Crowd:
 
     @contextlib.contextmanager
     def working(self, kinds: Sequence[str], each: int = 2) -> Iterator[Crowd]:
-        """So many clients of each kind."""
+        """So many clients of each kind, at work until the block ends."""
         self.outcomes = {kind: Outcomes(kind) for kind in kinds}
         with ThreadPoolExecutor(each * len(kinds)) as pool:
             threads = [
@@ -89,9 +89,7 @@ class Crowd:
             wanted = {kind: len(one.seconds) + count for kind, one in self.outcomes.items()}
 
             def enough() -> bool:
-                return all(
-                    one.failures or len(one.seconds) >= wanted[kind] for kind, one in self.outcomes.items()
-                )  # fmt: skip
+                return all(one.failures or len(one.seconds) >= wanted[kind] for kind, one in self.outcomes.items())
 
             if not self._changed.wait_for(enough, PATIENCE):
                 raise TimeoutError("the clients have stopped to get answers")
@@ -199,9 +197,7 @@ class Streams(_Client):
             asked = {}
             for number in range(PER_STREAM):
                 asked[str(number)] = Asked(made(chance), time.monotonic())
-                self.client.async_stream_infer(
-                    NAME, tensors(triton_grpc, asked[str(number)].x), request_id=str(number)
-                )  # fmt: skip
+                self.client.async_stream_infer(NAME, tensors(triton_grpc, asked[str(number)].x), request_id=str(number))
             while asked:
                 take(self.crowd, self.kind, asked, *arrived.get(timeout=PATIENCE))
         finally:

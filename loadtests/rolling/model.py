@@ -12,9 +12,7 @@ FACTOR = 3
 
 def write(repository: Path, version: int = 1, edition: int = 0, name: str = NAME) -> Path:
     """x [batch, sequence] INT64 -> y = 3 x. Each edition is another file, and answers the same."""
-    ports = [
-        helper.make_tensor_value_info(one, TensorProto.INT64, ["batch", "sequence"]) for one in ("x", "y")
-    ]  # fmt: skip
+    ports = [helper.make_tensor_value_info(one, TensorProto.INT64, ["batch", "sequence"]) for one in ("x", "y")]
     factor = numpy_helper.from_array(np.array(FACTOR, np.int64), "factor")
     node = helper.make_node("Mul", ["x", "factor"], ["y"])
     graph = helper.make_graph([node], f"edition-{edition}", ports[:1], ports[1:], [factor])

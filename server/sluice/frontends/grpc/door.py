@@ -45,6 +45,8 @@ NEXT_TO_NOTHING = 8 << 10
 _STATE, _LAST_DATA_RECEIVED, _BYTES_SENT, _TCP_INFO = 0, 52, 200, 208
 _ESTABLISHED = 1
 
+Connection = tuple[int, object]  # the descriptor, and the address at the other end
+
 
 @dataclass(frozen=True, slots=True)
 class Inside:
@@ -60,15 +62,16 @@ class Door:
     """The listening socket of a gRPC server and the connections it let in, as the kernel knows them."""
 
     port: int
-    _asked: set[tuple[int, object]] = field(default_factory=set)
-    _next: set[tuple[int, object]] = field(default_factory=set)  # who can be asked if the next look agrees
+    _asked: set[Connection] = field(default_factory=set)
+    _next: set[Connection] = field(default_factory=set)  # who can be asked if the next look agrees
 
     def close(self) -> None:
         """Refuse whoever comes from now on."""
         for descriptor, duplicate in self._sockets():
-            if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                with socket.socket(duplicate.family, socket.SOCK_STREAM) as deaf:
-                    os.dup2(deaf.fileno(), descriptor, inheritable=False)
+            with contextlib.suppress(OSError):  # no descriptor is left for another socket
+                if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    with socket.socket(duplicate.family, socket.SOCK_STREAM) as deaf:
+                        os.dup2(deaf.fileno(), descriptor, inheritable=False)
 
     async def asked(self) -> None:
         """Until everybody who is inside was asked to leave."""
@@ -80,34 +83,37 @@ class Door:
 
     async def _until(self, condition: Callable[[Inside], bool]) -> None:
         """The kernel tells nobody, so that only looking again helps; a cancel ends it as well."""
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             if condition(await self.look()):
                 return
-            await asyncio.sleep(LOOK_SECONDS)
+            # With thousands of connections a look takes long, and must not take the server's time.
+            await asyncio.sleep(max(LOOK_SECONDS, 3 * (loop.time() - began)))
 
     async def look(self) -> Inside:
         """Ask those who can be asked now, and see who is there."""
         return await asyncio.to_thread(self._look)
 
     def _look(self) -> Inside:
-        there: set[tuple[int, object]] = set()
-        found: set[tuple[int, object]] = set()
+        there: set[Connection] = set()
+        found: set[Connection] = set()
         silence = float("inf")
         for descriptor, duplicate in self._sockets():
-            info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO)
-            if len(info) < _TCP_INFO or info[_STATE] != _ESTABLISHED:
-                continue
-            connection = (descriptor, duplicate.getpeername())
-            there.add(connection)
-            silence = min(silence, struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)[0] / 1000)
-            greeted = struct.unpack_from("=Q", info, _BYTES_SENT)[0] > 0  # the first frame of all is never this one
-            if connection in self._asked or not greeted or _unsent(duplicate) > NEXT_TO_NOTHING:
-                continue
-            if connection in self._next:
-                duplicate.send(GOAWAY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-                self._asked.add(connection)
-            else:
-                found.add(connection)
+            with contextlib.suppress(OSError):  # it has just been cut
+                info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO)
+                if len(info) < _TCP_INFO or info[_STATE] != _ESTABLISHED:
+                    continue
+                connection = (descriptor, duplicate.getpeername())
+                there.add(connection)
+                silence = min(silence, struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)[0] / 1000)
+                if connection in self._asked or not _may_be_asked(duplicate, info):
+                    continue
+                if connection in self._next:
+                    duplicate.send(GOAWAY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    self._asked.add(connection)
+                else:
+                    found.add(connection)
         self._asked &= there
         self._next = found
         return Inside(len(there), len(there - self._asked), silence)
@@ -137,6 +143,8 @@ def _duplicate(descriptor: int) -> socket.socket:
         raise
 
 
-def _unsent(connection: socket.socket) -> int:
-    """Bytes that its other end has not acknowledged."""
-    return int(struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0])
+def _may_be_asked(connection: socket.socket, info: bytes) -> bool:
+    """The server has spoken first, as it must, and is not in the middle of a frame."""
+    greeted: bool = struct.unpack_from("=Q", info, _BYTES_SENT)[0] > 0
+    (unacknowledged,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+    return greeted and unacknowledged <= NEXT_TO_NOTHING
