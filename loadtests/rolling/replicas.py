@@ -76,12 +76,12 @@ class Replica:
         samples = [line.rpartition(" ") for line in body.decode().splitlines()]
         return sum(float(value) for sample, _, value in samples if sample.partition("{")[0] == name)
 
-    def stop(self) -> int:
-        """As an orchestrator does: SIGTERM, and all the time it wants."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """As an orchestrator does: SIGTERM, and all the time it wants. An interrupt skips the lame duck."""
         if self.process is None:
             return 0
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.process.send_signal(number)
         try:
             return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:

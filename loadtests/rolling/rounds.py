@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def served(folder: Path, count: int, flags: Sequence[str] = ()) -> Iterator[list
         yield replicas
     finally:
         for replica in replicas:
-            replica.stop()
+            replica.stop(signal.SIGINT)
 
 
 def behind(proxy: Proxy | None, folder: Path, rounds: int = 1, each: int = 2) -> Run:
