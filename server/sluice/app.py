@@ -125,13 +125,18 @@ class App:
         return [Part("scheduler", "queues", Condition.FAILED if broken else Condition.OK, broken)]
 
     async def start(self) -> Announcement:
-        """Listen first, so that liveness and progress can be seen while models load; ready comes last."""
+        """Listen first, so that liveness and progress can be seen while models load; ready comes last.
+
+        Unless it is wanted the other way: a balancer without health checks sends requests to whoever listens.
+        """
         self._vitals.start()
         metrics_port = await self._metrics_server.start()
-        http_port = await self._http.start()
-        grpc_port = await self._grpc.start()
+        if self._settings.server.listen_early:
+            http_port, grpc_port = await self._listen()
         await self.pool.start()
         await self.catalog.load_all()
+        if not self._settings.server.listen_early:
+            http_port, grpc_port = await self._listen()
         # What lives now lives long: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
@@ -146,6 +151,10 @@ class App:
             models=self.catalog.index(),
             curl=self._curl(f"http://{reachable}:{http_port}"),
         )
+
+    async def _listen(self) -> tuple[int, int]:
+        """The ports of HTTP and gRPC."""
+        return await self._http.start(), await self._grpc.start()
 
     def _curl(self, url: str) -> str:
         row = next(iter(self.catalog.index(ready=True)), None)

@@ -263,10 +263,13 @@ class Catalog:
         problems += [reason for reason in outcomes if reason]
         for note in finding.settings.notes if finding.settings is not None else ():
             log.info("model '%s': %s", finding.name, note)
-        self._versions.choose_latest(finding.name)
         kept = wanted | {number for number, _ in finding.problems}
-        if wanted:  # a directory that could not be read at all takes nothing down
-            await asyncio.gather(*(self._retire(finding.name, number) for number in list(statuses.keys() - kept)))
+        # A directory that could not be read at all takes nothing down.
+        leaving = list(statuses.keys() - kept) if wanted else []
+        for number in leaving:  # before the latest is chosen: what leaves gets no more requests
+            statuses[number].state = UNLOADING
+        self._versions.choose_latest(finding.name)
+        await asyncio.gather(*(self._retire(finding.name, number) for number in leaving))
         self.notify()
         return problems
 

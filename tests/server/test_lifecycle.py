@@ -1,7 +1,9 @@
 """The server's life: live, started and ready in their order, a stop that costs no request, and nothing left behind."""
 
 import contextlib
+import json
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -9,13 +11,15 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import graphs
+import numpy as np
 import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 from servers import Server, StartServer
-from traffic import PATIENCE, Gate, Load, connect, echo, gone, named_memory, post, until
+from traffic import PATIENCE, Gate, Load, connect, echo, gone, int64, named_memory, post, until
 
 SLOW_MODEL = '''
 import time
@@ -164,6 +168,88 @@ def test_a_stop_under_load_costs_no_request(repository: Path, start_server: Star
     assert set(load.answers) == {2}
     nothing_left(server, workers)
     assert "Traceback" not in server.output()
+
+
+def test_a_stop_that_nobody_expects_only_refuses_connections(repository: Path, start_server: StartServer) -> None:
+    """What was sent is answered; then the connection goes, and there is no other."""
+    server = start_server(repository)
+    load = Load(server)
+    with load.running(clients=8):
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 0
+    assert set(load.answers) == {2}
+    unconnected = ("failed to connect to all addresses", "ConnectionRefusedError")
+    assert [failure for failure in load.failures if not any(one in failure for one in unconnected)] == []
+    # grpc has nothing to say about how it was stopped
+    assert {json.loads(line)["logger"] for line in server.output().splitlines()} == {"sluice.app", "sluice.catalog"}
+
+
+def test_a_stream_is_answered_up_to_the_stop(repository: Path, gate: Gate, start_server: StartServer) -> None:
+    server = start_server(repository, "--python-directory", str(repository), "--workers", "1")
+    arrived: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+    gate.path.touch()
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        client.start_stream(lambda result, error: arrived.put((result, error)))
+        for number in range(3):
+            inputs = int64(triton_grpc, x=np.full((1, 1), number, np.int64))
+            client.async_stream_infer("echo", inputs, request_id=str(number))
+        until(gate.reached.exists, "a worker computes")
+        until(lambda: server.metric("nv_inference_pending_request_count", model="echo") == 2, "two others wait")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not answers(server), "no more connections are accepted")
+        gate.open()
+        results = [arrived.get(timeout=PATIENCE) for _ in range(4)]
+        client.stop_stream()
+    assert [error for _, error in results[:3]] == [None] * 3
+    assert {int(result.get_response().id): int(result.as_numpy("y")[0, 0]) for result, _ in results[:3]} == {
+        0: 0,
+        1: 1,
+        2: 2,
+    }
+    assert results[3][1].status() == "StatusCode.UNAVAILABLE"
+    assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_stream_may_end_by_itself_while_the_server_stops(
+    repository: Path, gate: Gate, start_server: StartServer
+) -> None:
+    server = start_server(repository, "--python-directory", str(repository), "--workers", "1")
+    arrived: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+    gate.path.touch()
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        client.start_stream(lambda result, error: arrived.put((result, error)))
+        client.async_stream_infer("echo", int64(triton_grpc, x=np.ones((1, 1), np.int64)))
+        until(gate.reached.exists, "a worker computes")
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: not answers(server), "no more connections are accepted")
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(client.stop_stream)
+            gate.open()
+            ended.result(PATIENCE)
+        assert server.process.wait(PATIENCE) == 0
+    assert [error for _, error in (arrived.get_nowait() for _ in range(arrived.qsize()))] == [None]
+
+
+def test_nobody_is_let_in_before_it_is_ready_if_so_wished(repository: Path, slow: Path, tmp_path: Path) -> None:
+    ports = [free_port() for _ in range(3)]
+    names = ("--http-port", "--grpc-port", "--metrics-port")
+    flags = [part for name, port in zip(names, ports, strict=True) for part in (name, str(port))]
+    log = tmp_path / "server.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            serve(repository, *flags, "--no-listen-early", "--lame-duck", "0"),
+            stdout=subprocess.DEVNULL, stderr=errors, text=True, cwd=tmp_path,
+        )  # fmt: skip
+    addresses = [f"127.0.0.1:{port}" for port in ports]
+    server = Server(process, f"http://{addresses[0]}", addresses[1], f"http://{addresses[2]}/metrics", log)
+    try:
+        until(lambda: "'tagger' version 1 is ready" in server.output(), "the quick model is loaded")
+        assert not answers(server)
+        slow.touch()
+        until(lambda: answers(server), "it listens")
+        assert echo(server, 1, model="slow")[0] == 200
+    finally:
+        assert server.stop(signal.SIGTERM) == 0
 
 
 def test_unready_first_and_serving_on(repository: Path, start_server: StartServer) -> None:

@@ -165,7 +165,7 @@ class Load:
                         self._more.notify_all()
             except Exception as error:
                 with self._more:
-                    self.failures.append(f"{module.__name__}: {error!r}")
+                    self.failures.append(f"{module.__name__}: {type(error).__name__}: {error}")
                     self._more.notify_all()
 
     @contextlib.contextmanager

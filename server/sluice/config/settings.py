@@ -38,6 +38,11 @@ class Server(Section):
     http_port: int = Field(default=8000, ge=0, le=65535, description="HTTP port; 0 picks a free one.")
     grpc_port: int = Field(default=8001, ge=0, le=65535, description="gRPC port; 0 picks a free one.")
     metrics_port: int = Field(default=8002, ge=0, le=65535, description="Prometheus metrics port; 0 picks a free one.")
+    listen_early: bool = Field(
+        default=True,
+        description="Listen while models load, saying that nothing is ready; off: only once ready, for balancers"
+        " that do not ask.",
+    )
     max_message_bytes: int = Field(
         default=64 << 20, ge=1024, description="Largest request on either protocol, before and after decompression."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from sluice.errors import ConfigError, system_reason
 from sluice.frontends.grpc import health, servicer
 from sluice.frontends.grpc.admin import Admin
 from sluice.frontends.grpc.call import Methods
+from sluice.frontends.grpc.door import QUIET_SECONDS, Door
 from sluice.frontends.grpc.handlers import Handlers
 from sluice.frontends.grpc.health import HealthServicer
 from sluice.frontends.grpc.reflection import ReflectionServicer
@@ -34,7 +36,8 @@ MOST_PENDING = 16_384
 # A connection without calls is told to go after so long, in good order: its client connects again for its next call.
 IDLE_SECONDS = 300.0
 
-_WITHOUT_END = 1e6  # seconds; grpc wants a number
+# How long clients are waited for that can neither be asked to leave nor stop sending, before streams are ended.
+_ASKING_SECONDS = 1.0
 
 
 class GrpcServer:
@@ -45,7 +48,8 @@ class GrpcServer:
         self._settings = settings
         self._streams = Streams()
         self._server: grpc.aio.Server | None = None
-        self._stopping: asyncio.Task[None] | None = None
+        self._door = Door(0)
+        self._leaving: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listens; the port is returned."""
@@ -61,20 +65,37 @@ class GrpcServer:
             raise ConfigError(f"server.grpc_port: cannot listen on {address}: {reason}") from error
         await server.start()
         self._server = server
+        self._door = Door(bound)
         return bound
 
     def stop_accepting(self) -> None:
-        """Refuses new calls and connections, and ends the waits for silent clients; calls at work go on."""
-        if self._server is not None and self._stopping is None:
-            self._stopping = asyncio.create_task(self._server.stop(_WITHOUT_END))
-            self._streams.close()
+        """Refuses new connections and asks those there are to leave; until they do, their calls are served."""
+        if self._server is not None and self._leaving is None:
+            self._door.close()
+            self._leaving = asyncio.create_task(self._see_off())
+
+    async def _see_off(self) -> None:
+        """Until no client is inside, or none sends anything."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ASKING_SECONDS):
+                await self._door.asked()
+        if self._streams.open:
+            await asyncio.sleep(
+                QUIET_SECONDS
+            )  # who was asked opens no more streams; those there are may end by themselves
+        self._streams.close()
+        await self._door.empty()
 
     async def close(self, grace: float) -> None:
-        """Stops; calls that are still at work after `grace` seconds are cancelled."""
+        """Stops once the clients have left; calls that are still at work after `grace` seconds are cancelled."""
         self.stop_accepting()
-        if self._server is not None and self._stopping is not None:
-            await self._server.stop(grace)
-            await self._stopping
+        if self._server is None or self._leaving is None:
+            return
+        until = asyncio.get_running_loop().time() + grace
+        await asyncio.wait({self._leaving}, timeout=grace)
+        self._leaving.cancel()
+        self._streams.close()
+        await self._server.stop(max(0.0, until - asyncio.get_running_loop().time()))
 
     def _methods(self) -> Methods:
         return (

@@ -16,6 +16,10 @@ class Streams:
         self._waiting: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    @property
+    def open(self) -> bool:
+        return bool(self._waiting)
+
     async def wait(self, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` to its end; raises Stopping if the server stops first."""
         if self._closed:

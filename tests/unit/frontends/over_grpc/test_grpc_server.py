@@ -251,7 +251,7 @@ async def test_closing_cancels_what_takes_too_long(bench: Bench) -> None:
 
 
 async def test_whatever_reached_the_engine_is_answered_when_the_server_stops_under_load(bench: Bench) -> None:
-    """Calls that race with the stop are refused unseen; grpc says CANCELLED for those that it had read already."""
+    """And everything that was sent reaches it: the only calls that fail are those that cannot connect."""
     codes: list[Any] = []
 
     async def client() -> None:
@@ -270,7 +270,7 @@ async def test_whatever_reached_the_engine_is_answered_when_the_server_stops_und
     await asyncio.wait_for(asyncio.gather(*clients), 30)
     await asyncio.wait_for(bench.server.close(30), 30)
     assert codes.count(grpc.StatusCode.OK) == len(bench.engine.requests)
-    assert set(codes) <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
 
 
 async def test_client_errors_as_the_client_shows_them(bench: Bench) -> None:

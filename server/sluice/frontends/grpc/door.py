@@ -1,0 +1,150 @@
+"""The gRPC server's way out: nobody new comes in, everybody inside is asked to leave, and nothing is cut off.
+
+grpcio knows one way to stop: it sends GOAWAY and from that moment cancels every call that it has not handed over yet,
+those included that were on the wire before their client could know. Under load that is nearly one call of each caller.
+What is missing, the time between saying good-bye and refusing, is made here, on the sockets, before grpcio stops:
+
+1. The listening socket is replaced by one that does not listen, so that connecting is refused as if nobody were there,
+   and balancers try the next server at once. grpcio will only ever shut its descriptor and close it.
+2. Each connection gets a GOAWAY frame that allows every stream. (RFC 9113, 6.8 wants two for just this purpose; the
+   second is grpcio's own.) The client opens no further stream on it; those under way finish, and then it closes.
+
+The law of the second step: a frame may be written only between two of grpcio's. grpcio writes whole frames, and where
+the kernel cuts a write short the send queue is full. So a connection is told when two looks in a row find next to
+nothing in its send queue. One where that is never so, because its client does not read, is left to grpcio's own stop.
+
+Descriptors belong to grpcio, which may close them at any moment and see their numbers given away. So everything is done
+on a duplicate whose address was looked at. And it needs plain text: under TLS a frame would have to be a record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import termios
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+# Between two looks at the connections.
+LOOK_SECONDS = 0.03
+
+# A client that sent nothing for so long has nothing on its way.
+QUIET_SECONDS = 1.0
+
+# Eight bytes of payload, type GOAWAY, no flags, stream 0; every stream up to the highest is allowed, NO_ERROR.
+GOAWAY = struct.pack(">IBIII", 8 << 8 | 7, 0, 0, 0x7FFFFFFF, 0)
+
+# Bytes; the smallest send buffer that Linux gives by itself is twice that.
+NEXT_TO_NOTHING = 8 << 10
+
+# Offsets in struct tcp_info, which only ever grows at its end.
+_STATE, _LAST_DATA_RECEIVED, _BYTES_SENT, _TCP_INFO = 0, 52, 200, 208
+_ESTABLISHED = 1
+
+Connection = tuple[int, object]  # the descriptor, and the address at the other end
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Who is still there."""
+
+    connections: int
+    unasked: int  # of them who could not be asked to leave yet
+    silence: float  # seconds since any of them sent something
+
+
+@dataclass(slots=True)
+class Door:
+    """The listening socket of a gRPC server and the connections it let in, as the kernel knows them."""
+
+    port: int
+    _asked: set[Connection] = field(default_factory=set)
+    _next: set[Connection] = field(default_factory=set)  # who can be asked if the next look agrees
+
+    def close(self) -> None:
+        """Refuse whoever comes from now on."""
+        for descriptor, duplicate in self._sockets():
+            with contextlib.suppress(OSError):  # no descriptor is left for another socket
+                if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                    with socket.socket(duplicate.family, socket.SOCK_STREAM) as deaf:
+                        os.dup2(deaf.fileno(), descriptor, inheritable=False)
+
+    async def asked(self) -> None:
+        """Until everybody who is inside was asked to leave."""
+        await self._until(lambda inside: not inside.unasked)
+
+    async def empty(self) -> None:
+        """Until everybody has left, or is silent."""
+        await self._until(lambda inside: not inside.connections or inside.silence >= QUIET_SECONDS)
+
+    async def _until(self, condition: Callable[[Inside], bool]) -> None:
+        """The kernel tells nobody, so that only looking again helps; a cancel ends it as well."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            if condition(await self.look()):
+                return
+            # With thousands of connections a look takes long, and must not take the server's time.
+            await asyncio.sleep(max(LOOK_SECONDS, 3 * (loop.time() - began)))
+
+    async def look(self) -> Inside:
+        """Ask those who can be asked now, and see who is there."""
+        return await asyncio.to_thread(self._look)
+
+    def _look(self) -> Inside:
+        there: set[Connection] = set()
+        found: set[Connection] = set()
+        silence = float("inf")
+        for descriptor, duplicate in self._sockets():
+            with contextlib.suppress(OSError):  # it has just been cut
+                info = duplicate.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO)
+                if len(info) < _TCP_INFO or info[_STATE] != _ESTABLISHED:
+                    continue
+                connection = (descriptor, duplicate.getpeername())
+                there.add(connection)
+                silence = min(silence, struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)[0] / 1000)
+                if connection in self._asked or not _may_be_asked(duplicate, info):
+                    continue
+                if connection in self._next:
+                    duplicate.send(GOAWAY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+                    self._asked.add(connection)
+                else:
+                    found.add(connection)
+        self._asked &= there
+        self._next = found
+        return Inside(len(there), len(there - self._asked), silence)
+
+    def _sockets(self) -> Iterator[tuple[int, socket.socket]]:
+        """Descriptors of our TCP sockets at the port, each with a duplicate that lives while it is looked at."""
+        try:
+            names = os.listdir("/proc/self/fd")
+        except OSError:
+            return  # nothing can be seen here, which leaves grpcio's own stop
+        for name in names:
+            with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+                duplicate = _duplicate(int(name))
+                stack.enter_context(duplicate)
+                internet = duplicate.family in (socket.AF_INET, socket.AF_INET6)
+                if internet and duplicate.type == socket.SOCK_STREAM and duplicate.getsockname()[1] == self.port:
+                    yield int(name), duplicate
+
+
+def _duplicate(descriptor: int) -> socket.socket:
+    """Raises OSError if it is no socket, or none any more."""
+    duplicate = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=duplicate)
+    except OSError:
+        os.close(duplicate)
+        raise
+
+
+def _may_be_asked(connection: socket.socket, info: bytes) -> bool:
+    """The server has spoken first, as it must, and is not in the middle of a frame."""
+    greeted: bool = struct.unpack_from("=Q", info, _BYTES_SENT)[0] > 0
+    (unacknowledged,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+    return greeted and unacknowledged <= NEXT_TO_NOTHING
