@@ -19,8 +19,9 @@ import psutil
 
 START_PATIENCE = 60.0
 STOP_PATIENCE = 60.0
-# Tests hold workers up for as long as a busy machine makes them; those that are about hanging say so themselves.
-PATIENT = {"SLUICE_WORKERS__HANG_TIMEOUT": "60"}
+# Tests hold workers up for as long as a busy machine makes them, and count what they compute; those that are about
+# hanging and signs of life say so themselves.
+PATIENT = {"SLUICE_WORKERS__HANG_TIMEOUT": "60", "SLUICE_HEALTH__PROBE_INTERVAL": "0"}
 
 
 @dataclass

@@ -22,16 +22,19 @@ from sluice.frontends.grpc.server import GrpcServer
 from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
 from sluice.frontends.services import Services
-from sluice.health import Health
+from sluice.health import Condition, Health, Part
 from sluice.loading import Loader
+from sluice.pressure import Memory
 from sluice.scheduler.loop import Scheduler
 from sluice.scheduler.quarantine import Quarantine
 from sluice.spec import BYTES, ModelSpec, TensorSpec
+from sluice.store import learned
 from sluice.telemetry import logs
 from sluice.telemetry.exposition import MetricsServer
 from sluice.telemetry.metrics import Metrics
 from sluice.telemetry.record import Record
 from sluice.telemetry.switches import Switches
+from sluice.vitals import Disk, Relief, Vitals, allow_more_files, temporary_directory
 from sluice.workers.pool import Pool
 
 log = logging.getLogger("sluice.app")
@@ -72,13 +75,18 @@ class App:
         switches = Switches()
         record = Record(self._metrics, switches)
         self._scheduler = Scheduler(Quarantine(settings.scheduler.quarantine))
-        self.pool = Pool(settings.workers, self._scheduler, record)
+        self.pool = Pool(settings.workers, self._scheduler, record, settings.health)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
-        self.catalog = Catalog(settings.models, self.pool, loader)
-        self.health = Health(self.catalog)
-        self.catalog.notify = self.health.notify
-        self.pool.notify = self.catalog.workers_changed
+        self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
         self.engine = Engine(self.catalog, record)
+        self._vitals = self._watch_vitals()
+        self.health = Health(
+            self.catalog,
+            vital=(self._vitals.parts, self._scheduler_parts),
+            others=(self.pool.parts, self.catalog.parts),
+        )
+        self._vitals.notify = self.catalog.notify = self.health.notify
+        self.pool.notify = self.catalog.workers_changed
         self._regions = Regions(settings.server.shared_memory)
         services = Services(
             engine=self.engine,
@@ -96,8 +104,29 @@ class App:
         record.worker_states(self.pool.states)
         self._remembering: asyncio.Task[None] | None = None
 
+    def _watch_vitals(self) -> Vitals:
+        def refuse(reason: str) -> None:
+            self.engine.short_of_memory = self.catalog.short_of_memory = reason
+
+        repository = self._settings.models.repository
+        vitals = Vitals(
+            Memory(self._settings.server.memory_budget),
+            Relief(self._scheduler.squeeze, self.pool.trim, refuse),
+            (
+                Disk("repository", repository, lambda: learned.trouble.text),
+                Disk("temporary files", temporary_directory()),
+            ),
+        )
+        self._metrics.registry.register(vitals)
+        return vitals
+
+    def _scheduler_parts(self) -> list[Part]:
+        broken = self._scheduler.broken
+        return [Part("scheduler", "queues", Condition.FAILED if broken else Condition.OK, broken)]
+
     async def start(self) -> Announcement:
         """Listen first, so that liveness and progress can be seen while models load; ready comes last."""
+        self._vitals.start()
         metrics_port = await self._metrics_server.start()
         http_port = await self._http.start()
         grpc_port = await self._grpc.start()
@@ -160,6 +189,7 @@ class App:
         await self.catalog.close()
         await self.pool.close()
         self._regions.close()
+        await self._vitals.close()
         await self._metrics_server.close()
 
     def kill(self) -> None:
@@ -170,6 +200,8 @@ class App:
 def serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:
     """Serve until a signal; the process's exit code."""
     logs.configure(settings.log)
+    # Beside the connections there is what the server itself and its workers need.
+    allow_more_files(settings.server.max_connections + 256)
     return uvloop.run(_serve(settings, announce))
 
 

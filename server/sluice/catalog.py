@@ -17,18 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from sluice.config import settings as config
-from sluice.errors import ConfigError, InvalidRequest, ModelError, NotReady, SluiceError, UnknownModel, Unsupported
+from sluice.errors import (
+    ConfigError,
+    InvalidRequest,
+    ModelError,
+    ShortOfMemory,
+    SluiceError,
+    UnknownModel,
+    Unsupported,
+)
+from sluice.health import Part
 from sluice.loading import Loader, Version, fingerprint_of
 from sluice.spec import TensorSpec
 from sluice.store import overlay, repository, triton
 from sluice.store.repository import Finding, VersionFiles
 from sluice.telemetry.statistics import ModelStatistics
+from sluice.versions import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, Route, Status, Versions, full_name
 from sluice.workers.pool import Pool
 from sluice.workers.worker import State
 
 log = logging.getLogger("sluice.catalog")
-
-READY, UNAVAILABLE, LOADING, UNLOADING = "READY", "UNAVAILABLE", "LOADING", "UNLOADING"
 
 
 @dataclass(frozen=True)
@@ -53,90 +61,61 @@ class ModelMetadata:
     properties: dict[str, str]
 
 
-@dataclass(slots=True)
-class _Status:
-    state: str
-    reason: str = ""
-    version: Version | None = None
-
-
 class Catalog:
     """Every known model with its versions; the only owner of their states."""
 
-    def __init__(self, models: config.Models, pool: Pool, loader: Loader) -> None:
+    def __init__(self, models: config.Models, pool: Pool, loader: Loader, ready_share: float = 0.5) -> None:
         self._settings = models
+        self._ready_share = ready_share  # of a required model's workers must hold it
         self._pool = pool
         self._loader = loader
-        self._models: dict[str, dict[str, _Status]] = {}
-        self._latest: dict[str, Version] = {}
+        self._versions = Versions(models.repository)
+        self._models = self._versions.by_model
         self._locks: dict[str, asyncio.Lock] = {}
         self._overlays: dict[str, list[Path]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
+        self.short_of_memory = ""  # why nothing is loaded for a while
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
+        loader.notify = lambda: self.notify()
 
     # What requests ask.
 
+    def route(self, name: str, number: str = "") -> Route:
+        """Who answers a request: the version asked for or, while it is broken, its fallback."""
+        return self._versions.route(name, number)
+
     def live(self, name: str, number: str = "") -> Version:
         """The version that serves; without a number the latest live one."""
-        if not number:
-            latest = self._latest.get(name)
-            if latest is not None:
-                return latest
-        statuses = self._known(name)
-        if number:
-            status = statuses.get(number)
-            if status is None:
-                raise UnknownModel(f"Request for unknown model: '{name}' version {number} is not found")
-            if status.version is None or status.state != READY:
-                raise NotReady(f"'{name}' version {number} is not at ready state{_because(status.reason)}")
-            return status.version
-        known = sorted((number for number in statuses if number), key=int)
-        last = known[-1] if known else "-1"
-        reason = statuses[last].reason if known else next((status.reason for status in statuses.values()), "")
-        raise NotReady(f"'{name}' version {last} is not at ready state{_because(reason)}")
-
-    def _known(self, name: str) -> dict[str, _Status]:
-        statuses = self._models.get(name)
-        if statuses is None:
-            if not self._on_disk(name):
-                raise UnknownModel(f"Request for unknown model: '{name}' is not found")
-            raise NotReady(f"'{name}' is not at ready state: it is not loaded")
-        return statuses
-
-    def _on_disk(self, name: str) -> bool:
-        if not name or name.startswith(".") or "/" in name:
-            return False
-        try:
-            return (self._settings.repository / name).is_dir()
-        except (OSError, ValueError):  # a name that no file can have
-            return False
-
-    def _names_on_disk(self) -> list[str]:
-        try:
-            entries = self._settings.repository.iterdir()
-            return sorted(path.name for path in entries if path.is_dir() and not path.name.startswith("."))
-        except OSError:
-            return []
+        return self._versions.live(name, number)
 
     # What health asks.
 
     def capable(self) -> bool:
+        """A worker runs, and every required model is answered by enough of its workers: those that the settings
+        name or, if they name all, those that are or were live and have not been unloaded."""
         if not any(worker.state is State.RUNNING for worker in self._pool.workers):
             return False
-        required = [name for name in self._settings.load if name != "*"]
-        if not all(name in self._latest for name in required):
-            return False
-        versions = [status.version for statuses in self._models.values() for status in statuses.values()]
-        return all(self._held(version) for version in versions if version is not None)
+        required = {name for name in self._settings.load if name != "*"}
+        if "*" in self._settings.load:
+            required.update(
+                name
+                for name, statuses in self._models.items()
+                if any(status.state == READY or status.lost is not None for status in statuses.values())
+            )
+        return all(self._versions.answered(name, "", self._ready_share) for name in required)
 
     def version_ready(self, name: str, number: str = "") -> bool:
-        try:
-            return self._held(self.live(name, number))
-        except NotReady:
-            return False
+        return self._versions.answered(name, number)
 
-    def _held(self, version: Version) -> bool:
-        return any(worker.holds(version.lane.key) for worker in version.workers)
+    def parts(self) -> list[Part]:
+        """The condition of every version that is or should be live."""
+        return [
+            self._versions.part(f"{name}/{number}" if number else name, status)
+            for name, statuses in self._models.items()
+            for number, status in statuses.items()
+            if status.state != UNLOADING and status.reason != UNLOADED
+        ]
 
     def workers_changed(self) -> None:
         """A version that none of its workers can load again is out of service: its requests must not wait for ever."""
@@ -148,9 +127,9 @@ class Catalog:
                 reasons = [worker.refused(version.lane.key) for worker in version.workers]
                 if all(reasons):
                     log.error("model '%s' version %s is out of service: %s", name, number, reasons[0])
-                    statuses[number] = _Status(UNAVAILABLE, reasons[0])
+                    statuses[number] = Status(UNAVAILABLE, reasons[0], lost=version)
                     self._loader.abandon(version, reasons[0])
-                    self._choose_latest(name)
+                    self._versions.choose_latest(name)
         self.notify()
 
     # What clients ask about models.
@@ -163,6 +142,13 @@ class Catalog:
         properties = {"backend": spec.backend, "padding": spec.padding.value}
         if found.padding_reason:
             properties["padding_reason"] = found.padding_reason
+        properties["circuit"] = found.circuit.phase.value
+        if found.circuit.reason:
+            properties["circuit_reason"] = found.circuit.reason
+        if found.files.settings.fallback:
+            properties["fallback"] = found.files.settings.fallback
+            if trouble := self._versions.stand_in(found).trouble:
+                properties["fallback_trouble"] = trouble
         return ModelMetadata(name, tuple(ready), spec.platform, spec.inputs, spec.outputs, properties)
 
     def configuration(self, name: str, version: str = "") -> dict[str, Any]:
@@ -176,19 +162,18 @@ class Catalog:
         return [
             status.version.record.statistics
             for one in names
-            for _, status in sorted(self._known(one).items(), key=lambda item: int(item[0] or 0))
+            for _, status in sorted(self._versions.known(one).items(), key=lambda item: int(item[0] or 0))
             if status.version is not None
         ]
 
     def index(self, ready: bool = False) -> list[IndexRow]:
         rows = [
-            IndexRow(name, number, status.state, status.reason or (status.version.trouble if status.version else ""))
+            IndexRow(name, number, status.state, self._versions.remark(status))
             for name, statuses in self._models.items()
             for number, status in statuses.items()
         ]
-        rows += [
-            IndexRow(name, "", UNAVAILABLE, "not loaded") for name in self._names_on_disk() if name not in self._models
-        ]
+        on_disk = self._versions.names_on_disk()
+        rows += [IndexRow(name, "", UNAVAILABLE, "not loaded") for name in on_disk if name not in self._models]
         rows = [row for row in rows if row.state == READY] if ready else rows
         return sorted(rows, key=lambda row: (row.name, int(row.version or 0)))
 
@@ -203,10 +188,11 @@ class Catalog:
         if "*" not in self._settings.load:
             found = {finding.name: finding for finding in findings}
             for name in set(self._settings.load) - set(found):
-                self._models[name] = {"": _Status(UNAVAILABLE, "there is no such model in the repository")}
+                self._models[name] = {"": Status(UNAVAILABLE, "there is no such model in the repository")}
                 log.error("model '%s' is not in the repository %s", name, self._settings.repository)
             findings = [found[name] for name in self._settings.load if name in found]
         await asyncio.gather(*(self._load_at_start(finding) for finding in findings))
+        self._report_fallbacks()
 
     async def _load_at_start(self, finding: Finding) -> None:
         async with self._lock(finding.name):
@@ -215,6 +201,8 @@ class Catalog:
     async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Load or reload a model: new and changed versions are brought up beside the old ones, then take over."""
         self._check_control()
+        if self.short_of_memory:
+            raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
         async with self._lock(name):
             directory = self._settings.repository
             if files:
@@ -227,6 +215,7 @@ class Catalog:
                 problems = await self._apply(finding)
             finally:
                 await self._drop_overlays(name)
+                self._report_fallbacks()
         if problems:
             raise ModelError(f"failed to load '{name}': {'; '.join(problems)}")
 
@@ -236,12 +225,21 @@ class Catalog:
         async with self._lock(name):
             statuses = self._models.get(name)
             if statuses is None:
-                if self._on_disk(name):
+                if self._versions.on_disk(name):
                     return
                 raise UnknownModel(f"failed to unload '{name}': the model is not known")
-            self._latest.pop(name, None)
+            self._versions.forget_latest(name)
             await asyncio.gather(*(self._retire(name, number) for number in list(statuses)))
             await self._drop_overlays(name)
+            self._report_fallbacks()
+
+    def _report_fallbacks(self) -> None:
+        """Say what is wrong with them, once everything that shall be loaded is."""
+        troubles = {full_name(one): self._versions.stand_in(one).trouble for one in self._versions.all_live()}
+        for name, trouble in troubles.items():
+            if trouble and trouble != self._troubles.get(name):
+                log.warning("model '%s': %s", name, trouble)
+        self._troubles = troubles
 
     def _check_control(self) -> None:
         if not self._settings.control:
@@ -258,14 +256,14 @@ class Catalog:
         for number, reason in finding.problems:
             log.error("model '%s'%s: %s", finding.name, f" version {number}" if number else "", reason)
             if number not in statuses or statuses[number].version is None:
-                statuses[number] = _Status(UNAVAILABLE, reason)
+                statuses[number] = Status(UNAVAILABLE, reason, lost=_lost(statuses.get(number)))
         if not any(number == "" for number, _ in finding.problems):
             statuses.pop("", None)
         outcomes = await asyncio.gather(*(self._bring_up(files) for files in finding.versions))
         problems += [reason for reason in outcomes if reason]
         for note in finding.settings.notes if finding.settings is not None else ():
             log.info("model '%s': %s", finding.name, note)
-        self._choose_latest(finding.name)
+        self._versions.choose_latest(finding.name)
         kept = wanted | {number for number, _ in finding.problems}
         if wanted:  # a directory that could not be read at all takes nothing down
             await asyncio.gather(*(self._retire(finding.name, number) for number in list(statuses.keys() - kept)))
@@ -281,7 +279,7 @@ class Catalog:
             if old.version.fingerprint == fingerprint:
                 return ""
         else:
-            statuses[files.version] = _Status(LOADING)
+            statuses[files.version] = Status(LOADING, lost=_lost(old))
         try:
             version = await self._loader.load(files, fingerprint, old.version if old else None)
         except Exception as error:  # whatever one version does must not stop the others
@@ -291,23 +289,15 @@ class Catalog:
                 "model '%s' version %s cannot be served: %s", files.model, files.version, reason, exc_info=not expected
             )
             if old is None or old.version is None:
-                statuses[files.version] = _Status(UNAVAILABLE, reason)
+                statuses[files.version] = Status(UNAVAILABLE, reason, lost=_lost(old))
             return reason
         replaced = old.version if old is not None else None
-        statuses[files.version] = _Status(READY, version=version)
-        self._choose_latest(files.model)
+        statuses[files.version] = Status(READY, version=version)
+        self._versions.choose_latest(files.model)
         self.notify()
         if replaced is not None:
             self._in_background(self._loader.drain(replaced))
         return ""
-
-    def _choose_latest(self, name: str) -> None:
-        ready = [number for number, status in self._models[name].items() if status.state == READY]
-        latest = self._models[name][max(ready, key=int)].version if ready else None
-        if latest is None:
-            self._latest.pop(name, None)
-        else:
-            self._latest[name] = latest
 
     async def _retire(self, name: str, number: str) -> None:
         """Take a version out of service and forget what it held."""
@@ -318,7 +308,7 @@ class Catalog:
             self.notify()
             await self._loader.drain(version)
             version.record.close()
-        self._models[name][number] = _Status(UNAVAILABLE, "unloaded")
+        self._models[name][number] = Status(UNAVAILABLE, UNLOADED)
         self.notify()
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -341,12 +331,13 @@ class Catalog:
 
     async def remember(self) -> None:
         """Keep what was learned of the live versions for the next start."""
-        versions = [status.version for statuses in self._models.values() for status in statuses.values()]
-        await asyncio.gather(*(self._loader.remember(version) for version in versions if version is not None))
+        await asyncio.gather(*(self._loader.remember(version) for version in self._versions.all_live()))
 
     async def close(self) -> None:
         """Forget everything; requests were drained before."""
         await self.remember()
+        for version in self._versions.all_live():
+            version.circuit.stop()
         for task in self._tasks:
             task.cancel()
         for directory in itertools.chain.from_iterable(self._overlays.values()):
@@ -354,5 +345,5 @@ class Catalog:
         self._overlays.clear()
 
 
-def _because(reason: str) -> str:
-    return f": {reason}" if reason else ""
+def _lost(status: Status | None) -> Version | None:
+    return status.lost if status is not None else None

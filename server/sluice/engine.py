@@ -10,10 +10,19 @@ from contextlib import contextmanager
 from sluice import classification
 from sluice.admission import validation
 from sluice.catalog import Catalog
-from sluice.errors import Cancelled, DeadlineExceeded, InternalError, ShortOfMemory, SluiceError, Stopping
+from sluice.errors import (
+    Cancelled,
+    CircuitOpen,
+    DeadlineExceeded,
+    InternalError,
+    ShortOfMemory,
+    SluiceError,
+    Stopping,
+)
 from sluice.loading import Version
 from sluice.request import InferRequest, InferResponse
 from sluice.telemetry.record import Record
+from sluice.versions import Route
 
 
 class _Watched:
@@ -52,14 +61,27 @@ class Engine:
         self._finished = asyncio.Event()
 
     async def infer(self, request: InferRequest) -> InferResponse:
-        """One request from start to end. Every other file explains one line of this one."""
-        with self._watch(request) as watched:  # counted, timed, logged, whatever happens
-            version = watched.version = self._catalog.live(request.model, request.version)  # which version
-            work = validation.check(request, version.spec, version.rules)  # does it fit this version
-            watched.rows = work.rows
-            outputs = await version.submit(work)  # queue, batch, worker
-            outputs = classification.apply(request, version.spec, outputs)  # scores to classes, where asked for
-            return InferResponse(request.model, version.number, request.id, outputs)
+        """One request from start to end: counted, timed, logged, whatever happens."""
+        with self._watch(request) as watched:
+            route = self._catalog.route(request.model, request.version)  # who answers
+            try:
+                return await self._answer(request, route, watched)
+            except CircuitOpen:  # perhaps only while it waited: then a fallback can still answer
+                route = self._catalog.route(request.model, request.version)
+                if route.version is watched.version:
+                    raise
+                return await self._answer(request, route, watched)
+
+    async def _answer(self, request: InferRequest, route: Route, watched: _Watched) -> InferResponse:
+        """The way to an answer. Every other file explains one line of this one."""
+        version = watched.version = route.version
+        if route.fallback:
+            self._record.stood_in(request.model, route.number, route.fallback)
+        work = validation.check(request, version.spec, version.rules)  # does it fit this version
+        watched.rows = work.rows
+        outputs = await version.submit(work)  # queue, batch, worker
+        outputs = classification.apply(request, version.spec, outputs)  # scores to classes, where asked for
+        return InferResponse(request.model, route.number, request.id, outputs, route.marks)
 
     @contextmanager
     def _watch(self, request: InferRequest) -> Iterator[_Watched]:
@@ -69,8 +91,7 @@ class Engine:
         try:
             if self._closed:
                 raise Stopping("the server is shutting down")
-            if self.short_of_memory:
-                raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
+            self.check_memory()
             if request.deadline is not None and request.deadline <= time.monotonic():
                 raise DeadlineExceeded("Deadline Exceeded")
             yield watched
@@ -87,11 +108,17 @@ class Engine:
             request.timeline.answered = time.monotonic()
             if watched.version is not None:
                 watched.version.record.answered(request, watched.rows, error)
+                watched.version.circuit.count(error)
             elif error is not None:
                 self._record.refused(request, error)
             self._accepted -= 1
             if not self._accepted:
                 self._finished.set()
+
+    def check_memory(self) -> None:
+        """Raise while nothing more is let in. Who is about to read something large may ask first."""
+        if self.short_of_memory:
+            raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
 
     @property
     def in_flight(self) -> int:

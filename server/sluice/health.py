@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -34,11 +36,31 @@ class Parts(Protocol):
         """Requests for it are served now; raises UnknownModel."""
 
 
-class Health:
-    """Answers every health question of both protocols."""
+Source = Callable[[], Iterable[Part]]
 
-    def __init__(self, parts: Parts) -> None:
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that health has to say."""
+
+    ready: bool
+    reasons: list[str]  # why it is not; empty if it is
+    parts: list[Part]
+    uptime: float  # seconds
+
+
+class Health:
+    """Answers every health question of both protocols.
+
+    Of `vital` parts, a failed one alone makes the server unready. What the `others` mean for readiness is for
+    `Parts.capable` to say: one worker of many may fail.
+    """
+
+    def __init__(self, parts: Parts, vital: Sequence[Source] = (), others: Sequence[Source] = ()) -> None:
         self._parts = parts
+        self._vital = vital
+        self._others = others
+        self._born = time.monotonic()
         self._started = False
         self._stopping = False
         self._waiting: set[asyncio.Future[None]] = set()
@@ -63,7 +85,31 @@ class Health:
         return self._stopping
 
     def ready(self) -> bool:
-        return self._started and not self._stopping and self._parts.capable()
+        return self._started and not self._stopping and self._parts.capable() and not self._failing()
+
+    def report(self) -> Report:
+        """The whole of it, for people: whether it is ready, why not, and the condition of every part."""
+        parts = [*_all(self._vital), *_all(self._others)]
+        ready = self.ready()
+        return Report(ready, [] if ready else self._reasons(parts), parts, time.monotonic() - self._born)
+
+    def _failing(self) -> list[Part]:
+        return [part for part in _all(self._vital) if part.condition is Condition.FAILED]
+
+    def _reasons(self, parts: list[Part]) -> list[str]:
+        reasons = []
+        if not self._started:
+            reasons.append("the models of the start are still being loaded")
+        if self._stopping:
+            reasons.append("the server is stopping")
+        if not self._started or self._stopping:
+            return reasons
+        for condition in (Condition.FAILED, Condition.DEGRADED):
+            blamed = [part for part in parts if part.condition is condition]
+            reasons += [f"{part.kind} {part.name}: {part.reason or part.condition}" for part in blamed]
+            if reasons:
+                return reasons
+        return ["too few of its workers are able to compute a model that is required"]
 
     def model_ready(self, name: str, version: str = "") -> bool:
         return self._parts.version_ready(name, version) and not self._stopping
@@ -82,3 +128,7 @@ class Health:
             await future
         finally:
             self._waiting.discard(future)
+
+
+def _all(sources: Sequence[Source]) -> list[Part]:
+    return [part for source in sources for part in source()]

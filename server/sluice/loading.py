@@ -9,11 +9,13 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from sluice.admission.circuit import Circuit
 from sluice.admission.validation import Rules
 from sluice.config import settings as config
 from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, WorkerLost
@@ -62,6 +64,7 @@ class Version:
     rules: Rules
     lane: Lane
     record: VersionRecord
+    circuit: Circuit
     workers: tuple[Worker, ...]
     cost: Cost
     memory: Path  # where the cost is kept
@@ -76,6 +79,7 @@ class Version:
         return self.spec.version
 
     async def submit(self, work: Work) -> tuple[Tensor, ...]:
+        self.circuit.check()
         return await self.scheduler.submit(self.lane, work)
 
 
@@ -93,6 +97,7 @@ class Loader:
         self._generations = itertools.count(1)
         self._alone = asyncio.Lock()
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
+        self.notify: Callable[[], None] = lambda: None  # called whenever a circuit opens or closes
 
     async def load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         """A worker that died while several versions were loading does not tell which of them it died of: each is
@@ -124,7 +129,7 @@ class Loader:
             bounds = self._bounds(spec, settings)
             warm_up = warming.works(spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
-            troubles = await _all(_warm(worker, key, spec, warm_up) for worker in running)
+            warmed = await _all(_warm(worker, key, spec, warm_up) for worker in running)
             circumstances = _circumstances(files, running[0])
             memory = learned.path_of(files.directory, running[0].device.kind)
             longest = settings.max_length or profiling.USUAL_LONGEST
@@ -144,7 +149,10 @@ class Loader:
         for worker in workers:
             worker.adopt(Resident(load, spec, warm_up))
         seconds = time.monotonic() - began
-        trouble = next(filter(None, troubles), "")
+        trouble = next((one.trouble for one in warmed if one.trouble), "")
+        circuit = Circuit(
+            lane, workers, warmed[0].passed, partial(self._scheduler.refuse_all, lane), lambda: self.notify()
+        )
         self._report(spec, finding.reason, trouble, target, seconds)
         rules = Rules(settings.priority_levels, settings.default_priority, settings.max_length)
         return Version(
@@ -154,6 +162,7 @@ class Loader:
             rules=rules,
             lane=lane,
             record=record,
+            circuit=circuit,
             workers=tuple(workers),
             cost=cost,
             memory=memory,
@@ -246,6 +255,7 @@ class Loader:
     async def drain(self, version: Version) -> None:
         """Let a version finish what it was given, then take it off its workers."""
         await version.lane.drained()
+        version.circuit.stop()
         await self.remember(version)
         self._remembered.pop(version.lane.key, None)
         self._scheduler.remove_lane(version.lane)
@@ -254,6 +264,7 @@ class Loader:
 
     def abandon(self, version: Version, reason: str) -> None:
         """Take a version off its workers at once; what waits for it is answered."""
+        version.circuit.stop()
         spec = version.spec
         self._scheduler.refuse_all(
             version.lane, NotReady(f"'{spec.name}' version {spec.version} is not at ready state: {reason}")
@@ -286,17 +297,27 @@ def _default_target(cost: Cost, spec: ModelSpec, longest: int) -> float:
     return max(LEAST_TARGET, float(f"{TARGET_MULTIPLE * alone:.2g}"))
 
 
-async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> str:
-    """Run them all; the first failure that is the model's own, not that of input made up here."""
-    trouble = ""
+@dataclass(slots=True)
+class _Warmed:
+    """How a version's warm-up went on one worker."""
+
+    trouble: str = ""  # the first failure that is the model's own, not that of input made up here
+    passed: Work | None = None  # the first that was computed well, which is the smallest
+
+
+async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> _Warmed:
+    """Run them all."""
+    warmed = _Warmed()
     for work in works:
         try:
             await worker.trial(key, spec, [work])
         except InvalidRequest as error:
             log.info("model '%s' version %s refuses made-up input: %s", spec.name, spec.version, error.message)
         except ModelFailed as error:
-            trouble = trouble or f"a warm-up run failed: {error.message}"
-    return trouble
+            warmed.trouble = warmed.trouble or f"a warm-up run failed: {error.message}"
+        else:
+            warmed.passed = warmed.passed or work
+    return warmed
 
 
 async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:

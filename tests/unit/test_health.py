@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from sluice.errors import UnknownModel
-from sluice.health import Health
+from sluice.health import Condition, Health, Part
 
 
 class Parts:
@@ -62,3 +62,35 @@ async def test_every_watcher_is_woken_once() -> None:
     assert not again.done()
     health.notify()
     await again
+
+
+def test_a_failed_vital_part_makes_it_unready_and_no_other_does() -> None:
+    vital = [Part("memory", "server", Condition.OK)]
+    others = [Part("worker", "cpu:0", Condition.FAILED, "it died")]
+    health = Health(Parts(), vital=(lambda: vital,), others=(lambda: others,))
+    health.mark_started()
+    assert health.ready()
+    vital[0] = Part("memory", "server", Condition.DEGRADED, "81 %")
+    assert health.ready()
+    vital[0] = Part("memory", "server", Condition.FAILED, "97 %")
+    assert not health.ready()
+    assert health.report().reasons == ["memory server: 97 %", "worker cpu:0: it died"]
+
+
+def test_the_report_tells_why_it_is_not_ready() -> None:
+    parts = Parts()
+    shown = [Part("model", "m/1", Condition.OK), Part("model", "n/1", Condition.FAILED, "no worker holds it")]
+    health = Health(parts, others=(lambda: shown,))
+    assert health.report().reasons == ["the models of the start are still being loaded"]
+    health.mark_started()
+    report = health.report()
+    assert (report.ready, report.reasons, report.parts) == (True, [], shown)
+    assert report.uptime >= 0
+    parts.able = False
+    assert health.report().reasons == ["model n/1: no worker holds it"]
+    shown[1] = Part("model", "n/1", Condition.DEGRADED, "held by 1 of its 4 workers")
+    assert health.report().reasons == ["model n/1: held by 1 of its 4 workers"]
+    del shown[1]
+    assert health.report().reasons == ["too few of its workers are able to compute a model that is required"]
+    health.mark_stopping()
+    assert health.report().reasons == ["the server is stopping"]

@@ -1,1 +1,1 @@
-"""Whether a request may come in. Imports the nouns; start at validation.py."""
+"""Whether a request may come in, and to whom. Imports the nouns, scheduler and telemetry; start at validation.py."""

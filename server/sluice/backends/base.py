@@ -40,6 +40,9 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give back everything; idempotent."""
 
+    # A backend that keeps memory only to be quick may have a method more: `trim()` gives it back, now or with the next
+    # run, and is called between two runs.
+
 
 # Imported only in the worker that needs one, so that a worker carries no framework it does not run.
 BACKENDS = {

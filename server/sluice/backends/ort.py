@@ -61,6 +61,7 @@ class OnnxRuntimeBackend:
         self._session: Any = None
         self._datatypes: dict[str, str] = {}
         self._high_water = HighWater()
+        self._trimming = False
         self._shrinking: Any = None  # the run options that make a CPU's arena give back what it does not use
 
     def load(self, source: Source) -> Signature:
@@ -101,7 +102,8 @@ class OnnxRuntimeBackend:
 
     def run(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array | None]) -> dict[str, Array]:
         fallen = self._high_water.use(sum(array.nbytes for array in inputs.values())) is not None
-        options = self._shrinking if fallen else None
+        options = self._shrinking if fallen or self._trimming else None
+        self._trimming = False
         try:
             if any(self._datatypes[name] == BYTES for name in inputs):
                 return self._run_copying(inputs, outputs, options)
@@ -177,6 +179,10 @@ class OnnxRuntimeBackend:
             return np.frombuffer(bits, dtype=np.uint16).reshape(shape)
         array: Array = value.numpy()
         return _encoded(array) if datatype == BYTES else array
+
+    def trim(self) -> None:
+        # Only a run makes an arena shrink: the next one does.
+        self._trimming = True
 
     def close(self) -> None:
         self._session = self._shrinking = None

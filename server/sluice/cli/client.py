@@ -23,6 +23,7 @@ class Reply:
 
     json: Any
     binary: bytes
+    status: int = 200
 
 
 class Client:
@@ -42,8 +43,9 @@ class Client:
         self._base = parts.path.rstrip("/")
         self._timeout = timeout
 
-    def get(self, path: str) -> Reply:
-        return self._call("GET", path, None, {})
+    def get(self, path: str, accept: int = 200) -> Reply:
+        """`accept` is a status that says something instead of being an error."""
+        return self._call("GET", path, None, {}, accept)
 
     def post(self, path: str, document: Any, binary: bytes = b"") -> Reply:
         """The document as JSON, then the binary part that it describes."""
@@ -53,7 +55,7 @@ class Client:
             headers[_JSON_LENGTH] = str(len(head))
         return self._call("POST", path, head + binary, headers)
 
-    def _call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> Reply:
+    def _call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], accept: int = 200) -> Reply:
         connection = self._connection(self._host, self._port, timeout=self._timeout)
         try:
             connection.request(method, f"{self._base}/{path}", body, dict(headers))
@@ -65,7 +67,7 @@ class Client:
             connection.close()
         length = response.getheader(_JSON_LENGTH, "")
         end = int(length) if length.isdecimal() else len(content)
-        if response.status >= 400:
+        if response.status >= 400 and response.status != accept:
             raise CommandError(*_refusal(response.status, content))
         try:
             document = json.loads(content[:end]) if content.strip() else None
@@ -73,7 +75,7 @@ class Client:
             raise CommandError(
                 f"{self._url} answered something that is not JSON", "is this a Sluice server?"
             ) from error
-        return Reply(document, content[end:])
+        return Reply(document, content[end:], response.status)
 
     def _unreachable(self, error: Exception) -> CommandError:
         start = "start one with `sluice serve`, or give its address with --url"

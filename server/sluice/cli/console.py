@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _WIDE = 1000  # where no terminal cuts lines, neither do we
-_STATE_STYLES = {"READY": "green", "ok": "green", "UNAVAILABLE": "red", "failed": "red"}
+_STATE_STYLES = {"READY": "green", "ok": "green", "degraded": "yellow", "UNAVAILABLE": "red", "failed": "red"}
 
 
 class CommandError(SluiceError):

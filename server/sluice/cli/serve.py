@@ -1,7 +1,7 @@
 """`sluice serve`: starts the server and says what it serves."""
 
 import os
-from contextlib import suppress
+import sys
 from typing import TYPE_CHECKING
 
 import typer
@@ -27,8 +27,12 @@ def serve(loaded: LoadedSettings) -> None:
 
 
 def _announce(announcement: "Announcement") -> None:
-    with suppress(BrokenPipeError, SystemExit):  # rich exits when nobody reads; a server goes on serving
+    # Nobody may be reading, on which rich exits, or the disk may be full: a server goes on serving.
+    try:
         _print(announcement)
+    except (OSError, SystemExit):
+        # What could not be written must not be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print(announcement: "Announcement") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from sluice import __version__
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from sluice.catalog import ModelMetadata
     from sluice.config.settings import Server
+    from sluice.health import Report
     from sluice.spec import TensorSpec
 
 SERVER_NAME = "sluice"
@@ -39,6 +41,21 @@ def extensions(limits: Server) -> list[str]:
 def server_metadata(limits: Server) -> dict[str, Any]:
     """ServerMetadataResponse in JSON form."""
     return {"name": SERVER_NAME, "version": __version__, "extensions": extensions(limits)}
+
+
+def health(report: Report) -> dict[str, Any]:
+    """The whole state of the server, for its operator."""
+    return {
+        "ready": report.ready,
+        "reasons": report.reasons,
+        "version": __version__,
+        "pid": os.getpid(),
+        "uptime": round(report.uptime, 3),
+        "parts": [
+            {"kind": part.kind, "name": part.name, "condition": part.condition.value, "reason": part.reason}
+            for part in report.parts
+        ],
+    }
 
 
 def model_metadata(metadata: ModelMetadata) -> dict[str, Any]:

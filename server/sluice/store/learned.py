@@ -1,11 +1,14 @@
 """What was learned of a version's cost, kept beside it for the next start: `<model>/.learned/<version>-<device>.json`.
 
 It is kept with the circumstances under which it was learned, and is nothing under others. A file that cannot be read
-or written, in a read-only repository say, costs a profile at the next start and no more.
+or written costs a profile at the next start and no more. A read-only repository is somebody's choice; a full disk is
+nobody's, and is said.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 from pathlib import Path
@@ -13,7 +16,13 @@ from typing import Any
 
 import orjson
 
+from sluice.errors import system_reason
+from sluice.telemetry.complaints import Complaint
+
 log = logging.getLogger("sluice.store")
+trouble = Complaint(log)  # with writing
+
+_CHOSEN = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 Circumstances = dict[str, str | int]
 
@@ -44,4 +53,13 @@ def write(path: Path, circumstances: Circumstances, state: dict[str, Any]) -> No
         staged.write_bytes(orjson.dumps({"circumstances": circumstances, "cost": state}, option=orjson.OPT_INDENT_2))
         os.replace(staged, path)
     except OSError as error:
-        log.debug("%s cannot be written: %s", path, error.strerror)
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
+        reason = system_reason(error)
+        if error.errno in _CHOSEN:
+            log.debug("%s cannot be written: %s", path, reason)
+        else:
+            repository = path.parents[2]
+            trouble.raised(f"what is learned of models cannot be kept in {repository} for the next start: {reason}")
+    else:
+        trouble.over("what is learned of models can be kept again")

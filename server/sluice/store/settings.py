@@ -80,6 +80,7 @@ class ModelSettings:
     warm_up: tuple[WarmUp, ...] = ()
     warm_lengths: tuple[int, ...] = ()  # sequence lengths to warm; () = the usual ones
     max_length: int | None = None  # longest sequence accepted; None = no limit known
+    fallback: str = ""  # "name" or "name/version": who answers while this one cannot
     parameters: Mapping[str, str] = field(default_factory=dict)
     triton: Mapping[str, Any] = field(default_factory=dict)  # config.pbtxt as JSON, echoed in the model's configuration
     notes: tuple[str, ...] = ()  # what was read but has no effect here, for the log

@@ -68,6 +68,12 @@ def _version(value: Any) -> str:
     return text
 
 
+def _fallback(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[^/.][^/]*(/[1-9][0-9]*)?", value):
+        raise ValueError(f'must be the name of a model, or "name/version", not {value!r}')
+    return value
+
+
 def _labels(value: Any, directory: Path) -> tuple[str, ...]:
     if isinstance(value, str):
         return read_labels(directory, value)
@@ -103,6 +109,7 @@ _MODEL: Fields = {
     "tolerance": _positive,
     "max_length": partial(_whole, least=1),
     "warm_lengths": partial(_list, element=partial(_whole, least=1)),
+    "fallback": _fallback,
     "parameters": _parameters,
 }
 _TABLES = ("versions", "input", "output", "warm_up")

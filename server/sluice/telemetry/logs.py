@@ -72,7 +72,40 @@ def _mask_inside(value: Any) -> Any:
 
 
 class StandardError(logging.StreamHandler[TextIO]):
-    """The handler that `configure` installs, so that it finds its own again."""
+    """The handler that `configure` installs, so that it finds its own again.
+
+    A line that cannot be written, on a full disk say, is lost and counted; how many is said once lines can be written
+    again. Nobody is told by a traceback, which could not be written either.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.lost = 0
+        self.reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lost = self.lost
+        super().emit(record)
+        if lost and lost == self.lost:
+            self.lost, reason = 0, self.reason
+            extra = {"lost": lost}
+            logging.getLogger("sluice.log").warning("%d lines of the log were lost: %s", lost, reason, extra=extra)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class calls it so
+        error = sys.exception()
+        if isinstance(error, OSError):
+            self.lost += 1
+            self.reason = os.strerror(error.errno or 0)
+        else:
+            super().handleError(record)
+
+
+def lost() -> str:
+    """What cannot be logged now, and why; empty if all is well."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, StandardError) and handler.lost:
+            return f"{handler.lost} lines could not be written: {handler.reason}"
+    return ""
 
 
 class JsonFormatter(logging.Formatter):

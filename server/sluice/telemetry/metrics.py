@@ -41,10 +41,16 @@ TRITON_REASONS = {
     "queue_timeout": "REJECTED",
     "not_ready": "REJECTED",
     "stopping": "REJECTED",
+    "short_of_memory": "REJECTED",
+    "circuit_open": "REJECTED",
+    "quarantined": "REJECTED",
     "cancelled": "CANCELED",
     "deadline": "CANCELED",
     "model_failed": "BACKEND",
+    "device_memory": "BACKEND",
     "worker_lost": "BACKEND",
+    "hung": "BACKEND",
+    "device_fault": "BACKEND",
 }
 
 
@@ -96,6 +102,8 @@ class VersionMeters:
     utilisation: Callable[[], float] = float
     target: float = 0.0
     padding: Padding | None = None
+    breaker_state: Callable[[], int] = int  # closed until someone says what to read
+    breaker_openings: int = 0
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -123,6 +131,9 @@ VERSION = ("model", "version")
 COUNTERS = (
     _Number("sluice_tokens", "Tokens computed, without padding.", lambda m: m.tokens),
     _Number("sluice_padding_tokens", "Padding computed beside the tokens.", lambda m: m.padding_tokens),
+    _Number(
+        "sluice_breaker_opened", "Times that a version's circuit opened, since it failed.", lambda m: m.breaker_openings
+    ),
 )
 GAUGES = (
     _Number("sluice_queue_length", "Requests waiting for a batch.", lambda m: m.queue_length()),
@@ -137,6 +148,11 @@ GAUGES = (
         lambda m: m.utilisation(),
     ),
     _Number("sluice_target_latency_seconds", "Seconds in which requests shall be answered.", lambda m: m.target),
+    _Number(
+        "sluice_breaker_state",
+        "A version's circuit: 0 closed, 1 half-open, 2 open, which answers its requests at once.",
+        lambda m: m.breaker_state(),
+    ),
 )
 HISTOGRAMS = (
     _Distribution("sluice_request_seconds", "Seconds from a request's arrival to its answer.", lambda m: m.request),
@@ -182,15 +198,20 @@ TRITON = (
 )
 
 
+# Why a worker's process was replaced.
+CAUSES = ("died", "hung", "device", "recycled", "memory")
+
+
 class Metrics(Collector):
     """What the metrics port shows: a registry of its own and the numbers it is computed from."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self.worker_states: Callable[[], dict[str, int]] = dict  # dict() is empty: no workers known yet
-        self.worker_restarts = 0
+        self.worker_restarts: Counter[str] = Counter()  # by cause
         self._versions: dict[tuple[str, str], VersionMeters] = {}
         self._refused: Counter[tuple[str, str, str]] = Counter()  # (model, version, reason)
+        self._stood_in: Counter[tuple[str, str, str]] = Counter()  # (model, version, fallback): as many as configured
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -214,6 +235,10 @@ class Metrics(Collector):
         model = model if self._knows(model) else ""
         version = version if (model, version) in self._versions else ""
         self._refused[model, version, reason] += 1
+
+    def stood_in(self, model: str, version: str, fallback: str) -> None:
+        """Count a request that another version answers instead of the one asked for."""
+        self._stood_in[model, version, fallback] += 1
 
     def _knows(self, model: str) -> bool:
         return any(name == model for name, _ in self._versions)
@@ -239,9 +264,12 @@ class Metrics(Collector):
         for state, count in sorted(self.worker_states().items()):
             workers.add_metric((state,), count)
         yield workers
-        yield CounterMetricFamily(
-            "sluice_worker_restarts", "Worker processes started again after dying.", self.worker_restarts
+        restarts = CounterMetricFamily(
+            "sluice_worker_restarts", "Worker processes that another took the place of.", labels=("cause",)
         )
+        for cause in CAUSES:
+            restarts.add_metric((cause,), self.worker_restarts[cause])
+        yield restarts
 
     def _requests(self, versions: tuple[VersionMeters, ...]) -> Iterator[Metric]:
         answered: Counter[tuple[str, str]] = Counter()
@@ -265,6 +293,14 @@ class Metrics(Collector):
         for key, count in failed.items():
             failures.add_metric(key, count)
         yield failures
+        stood_in = CounterMetricFamily(
+            "sluice_fallback_requests",
+            "Requests that a model's fallback was given, counted for the version asked for.",
+            labels=(*VERSION, "fallback"),
+        )
+        for key, count in self._stood_in.items():
+            stood_in.add_metric(key, count)
+        yield stood_in
 
 
 def _numbers(versions: Iterable[VersionMeters]) -> Iterator[Metric]:

@@ -116,6 +116,13 @@ class VersionRecord:
         """Show what the probe at warm-up found."""
         self._meters.padding = padding
 
+    def watch_breaker(self, state: Callable[[], int]) -> None:
+        """Say what to read the circuit's state from at scrape time."""
+        self._meters.breaker_state = state
+
+    def breaker_opened(self) -> None:
+        self._meters.breaker_openings += 1
+
     def close(self) -> None:
         """The version is gone: stop showing it."""
         self._metrics.remove(self._meters)
@@ -179,12 +186,17 @@ class Record:
         if REQUEST_LOG.isEnabledFor(logging.DEBUG):
             _log_request(request, request.version, error, {})
 
+    def stood_in(self, model: str, version: str, fallback: str) -> None:
+        """Record that another version answers instead of the one asked for."""
+        self._metrics.stood_in(model, version, fallback)
+
     def worker_states(self, states: Callable[[], dict[str, int]]) -> None:
         """Say what to read the number of workers in each state from at scrape time."""
         self._metrics.worker_states = states
 
-    def worker_restarted(self) -> None:
-        self._metrics.worker_restarts += 1
+    def worker_restarted(self, cause: str) -> None:
+        """A worker's process is replaced by another, for one of the causes in `metrics.CAUSES`."""
+        self._metrics.worker_restarts[cause] += 1
 
 
 def _milliseconds(**seconds: float | None) -> dict[str, float]:

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from sluice.backends import base
-from sluice.errors import InvalidRequest, SluiceError
+from sluice.errors import SluiceError
 from sluice.request import encode_bytes
 from sluice.spec import BYTES, NUMPY_TYPES, Signature
-from sluice.workers import wire
+from sluice.workers import faults, wire
 from sluice.workers.slots import Slot, aligned, array_at
 
 _PR_SET_PDEATHSIG = 1
@@ -55,6 +55,10 @@ class Worker:
                     model = self._models.pop(key, None)
                     if model is not None:
                         model.close()
+                case wire.Ping():
+                    self._send(wire.Pong())
+                case wire.Trim():
+                    self._trim()
                 case wire.Stop():
                     return
 
@@ -65,10 +69,8 @@ class Worker:
         try:
             model = base.create(load.backend)
             signature = model.load(_source(load))
-        except SluiceError as error:
-            self._send(wire.Refused(load.key, error.message[: wire.MAX_REASON]))
         except Exception as error:
-            self._send(wire.Refused(load.key, f"{type(error).__name__}: {error}"[: wire.MAX_REASON]))
+            self._send(wire.Refused(load.key, _reason(error), faults.classify(error)))
         else:
             self._models[load.key] = model
             inputs, outputs = wire.from_ports(signature.inputs), wire.from_ports(signature.outputs)
@@ -77,11 +79,17 @@ class Worker:
     def _run(self, run: wire.Run) -> None:
         try:
             reply = self._compute(run)
-        except SluiceError as error:
-            reply = wire.Failed(run.number, error.message[: wire.MAX_REASON], isinstance(error, InvalidRequest))
         except Exception as error:
-            reply = wire.Failed(run.number, f"{type(error).__name__}: {error}"[: wire.MAX_REASON], False)
+            reply = wire.Failed(run.number, _reason(error), faults.classify(error))
         self._send(reply)
+
+    def _trim(self) -> None:
+        for model in list(self._models.values()):
+            trim = getattr(model, "trim", None)
+            if callable(trim):
+                trim()
+        with contextlib.suppress(AttributeError):  # another C library than the GNU one
+            ctypes.CDLL(None).malloc_trim(0)
 
     def _compute(self, run: wire.Run) -> wire.ToServer:
         slot = self._slots[run.slot]
@@ -105,6 +113,11 @@ class Worker:
         if free > slot.size:
             return wire.Overflow(run.number, free)
         return wire.Done(run.number, tuple(outputs), seconds)
+
+
+def _reason(error: Exception) -> str:
+    text = error.message if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
+    return text[: wire.MAX_REASON]
 
 
 _OIP_TYPES = {dtype: name for name, dtype in NUMPY_TYPES.items() if name != "BF16"}

@@ -6,6 +6,7 @@ A process never comes back: after `gone` was called the object is finished, and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -13,6 +14,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 from sluice.workers import wire
 from sluice.workers.devices import Device
@@ -45,32 +48,41 @@ class Process:
         return self._popen.pid if self._popen is not None else 0
 
     def start(self, slots: list[Slot]) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        descriptors = [theirs.fileno(), *(slot.descriptor for slot in slots)]
-        # -P: the directory the server was started in must not shadow any module. Spawned from the main thread, because
-        # the worker asks the kernel to be killed with the thread that spawned it.
-        command = [sys.executable, "-P", "-m", "sluice.workers.child", str(os.getpid()), *map(str, descriptors)]
-        self._printed, writing = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(self._printed, False)
-        try:
+        """Raises OSError when the system gives no process or no descriptors; nothing is left behind then."""
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(ours.close)
             with theirs:
-                self._popen = subprocess.Popen(
-                    command,
-                    env={**os.environ, **self._device.environment()},
-                    stdin=subprocess.DEVNULL,
-                    stdout=writing,
-                    stderr=writing,
-                    pass_fds=descriptors,
-                )
-        finally:
-            os.close(writing)
+                printed, writing = os.pipe2(os.O_CLOEXEC)
+                undo.callback(os.close, printed)
+                try:
+                    popen = self._spawn([theirs.fileno(), *(slot.descriptor for slot in slots)], writing)
+                finally:
+                    os.close(writing)
+            undo.callback(popen.wait)
+            undo.callback(popen.kill)
+            pidfd = os.pidfd_open(popen.pid)
+            undo.pop_all()
+        os.set_blocking(printed, False)
         ours.setblocking(False)
-        self._socket = ours
-        self._pidfd = os.pidfd_open(self._popen.pid)
+        self._popen, self._socket, self._printed, self._pidfd = popen, ours, printed, pidfd
         loop = asyncio.get_running_loop()
         loop.add_reader(ours.fileno(), self._read)
         loop.add_reader(self._pidfd, self._end)
         loop.add_reader(self._printed, self._read_prints)
+
+    def _spawn(self, descriptors: list[int], writing: int) -> subprocess.Popen[bytes]:
+        # -P: the directory the server was started in must not shadow any module. Spawned from the main thread, because
+        # the worker asks the kernel to be killed with the thread that spawned it.
+        command = [sys.executable, "-P", "-m", "sluice.workers.child", str(os.getpid()), *map(str, descriptors)]
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **self._device.environment()},
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=writing,
+            pass_fds=descriptors,
+        )
 
     def send(self, message: wire.ToWorker) -> None:
         """Hand over a message. A worker that does not read is as good as dead, and one that died is noticed soon."""
@@ -158,3 +170,22 @@ class Process:
         except TimeoutError:
             self.kill()
             await self._ended.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the system says about a process."""
+
+    anonymous: int  # bytes that are its own: neither pages of files nor shared memory, such as slots
+    stopped: bool  # by a signal or a debugger
+
+
+def look_at(pid: int) -> Look | None:
+    """None when there is no such process."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return None
+    fields = dict(line.partition(":")[::2] for line in status.splitlines())
+    kilobytes = fields.get("RssAnon", "0").split()
+    return Look(int(kilobytes[0]) << 10, fields.get("State", "").split()[:1] in (["T"], ["t"]))

@@ -53,9 +53,17 @@ class Slot:
             self.attach(rounded)
         needed = self._high_water.use(size)
         if needed is not None and (kept := _whole_pages(needed)) < self.size:
-            mapping = self.memory.obj
-            assert isinstance(mapping, mmap.mmap)
-            mapping.madvise(mmap.MADV_REMOVE, kept, self.size - kept)
+            self._give_back(kept)
+
+    def trim(self) -> None:
+        """The owner's side, while no batch is in it: give all its memory back."""
+        if self.size:
+            self._give_back(0)
+
+    def _give_back(self, kept: int) -> None:
+        mapping = self.memory.obj
+        assert isinstance(mapping, mmap.mmap)
+        mapping.madvise(mmap.MADV_REMOVE, kept, self.size - kept)
 
     def attach(self, size: int) -> None:
         """Either side: see at least `size` bytes of a file that has them."""

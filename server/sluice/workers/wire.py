@@ -87,6 +87,14 @@ class Run(Message, frozen=True, tag=True, array_like=True):
     free: int  # offset from where outputs without a place may be written
 
 
+class Ping(Message, frozen=True, tag=True, array_like=True):
+    """Answer: a worker that holds nothing to compute with can prove no more than that it reads."""
+
+
+class Trim(Message, frozen=True, tag=True, array_like=True):
+    """Give back memory that is kept only to be quick."""
+
+
 class Stop(Message, frozen=True, tag=True, array_like=True):
     pass
 
@@ -106,8 +114,15 @@ class Loaded(Message, frozen=True, tag=True, array_like=True):
 
 
 class Refused(Message, frozen=True, tag=True, array_like=True):
+    """The version cannot be loaded; `fault` as in `Failed`."""
+
     key: str
     reason: str
+    fault: str
+
+
+class Pong(Message, frozen=True, tag=True, array_like=True):
+    pass
 
 
 class Done(Message, frozen=True, tag=True, array_like=True):
@@ -124,11 +139,11 @@ class Overflow(Message, frozen=True, tag=True, array_like=True):
 
 
 class Failed(Message, frozen=True, tag=True, array_like=True):
-    """The model raised; the worker is well. `refused`: because of what it was given."""
+    """The model raised. `fault`: whose fault it was, one of `faults.Fault`."""
 
     number: int
     reason: str
-    refused: bool
+    fault: str
 
 
 class Logged(Message, frozen=True, tag=True, array_like=True):
@@ -139,8 +154,8 @@ class Logged(Message, frozen=True, tag=True, array_like=True):
     text: str
 
 
-ToWorker = Load | Unload | Run | Stop
-ToServer = Started | Loaded | Refused | Done | Overflow | Failed | Logged
+ToWorker = Load | Unload | Run | Ping | Trim | Stop
+ToServer = Started | Loaded | Refused | Done | Overflow | Failed | Pong | Logged
 
 _encoder = msgspec.msgpack.Encoder()
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

@@ -1,50 +1,60 @@
 """A worker as the scheduler and the catalog see it: it runs batches, holds versions, and comes back when it dies.
 
-The law of this file: at most one job runs at a time and at most one more is staged behind it, just before its
-predicted end; each job ends exactly once, through its `done`, its `failed` or, if its turn never came, its `returned`.
-The two slots alternate: when a job ends the next one is started in the other slot before the answers of the first are
-cut out of its own.
+The law of this file: a worker is a device's place through all its lives. What it shall hold is known here; each life
+(`life.py`) is brought up to hold it, and `lives.py` says which life is the current one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
-from sluice.config.settings import Workers
-from sluice.errors import InternalError, InvalidRequest, ModelError, ModelFailed, SluiceError, WorkerLost
+from sluice.admission.breaker import Breaker, Phase, Rule
+from sluice.errors import (
+    DeviceFault,
+    Hung,
+    InternalError,
+    InvalidRequest,
+    ModelError,
+    ModelFailed,
+    OutOfDeviceMemory,
+    SluiceError,
+    WorkerLost,
+)
+from sluice.health import Condition, Part
 from sluice.request import Tensor
 from sluice.scheduler.entry import Batch, Work
-from sluice.scheduler.loop import Scheduler
 from sluice.spec import ModelSpec, Signature
-from sluice.telemetry.record import BatchFigures, Record
+from sluice.telemetry.record import BatchFigures
 from sluice.workers import assembly, wire
 from sluice.workers.devices import Device
-from sluice.workers.process import Process
-from sluice.workers.slots import Slot, array_at
+from sluice.workers.life import Job, Life
+from sluice.workers.lives import Lives, Surroundings
+from sluice.workers.process import Look, look_at
+from sluice.workers.restarts import Cause
+from sluice.workers.slots import array_at
 
 log = logging.getLogger("sluice.workers")
 
-_STOP_PATIENCE = 5.0
-# A worker that lived this long has proven that it can: its next death is not part of a crash loop.
-_PROVEN_AFTER = 10.0
-_LONGEST_BACKOFF = 30.0
-# What a hand-over takes beside writing the slot: the message's way to the process and back to the loop (a round trip
-# over the socket takes 0.15 ms), and half a millisecond of the event loop's timers, which count in whole ones.
-_HAND_OVER = 0.0007
-# Of its predicted time.
-_OVERDUE = 1.25
+# On a CPU a shape needs no preparation of its own: a new life runs what it can in so many seconds, short ones first.
+_WARM_SECONDS = 0.5
+# A version that ended so many lives while it was loaded is not loaded again.
+_DEADLY = 3
+# Between two replacements for taking too much memory: what is too much at once would never end.
+_RECYCLE_EVERY = 60.0
 
 
 class State(Enum):
     STARTING = "starting"
     RUNNING = "running"
     DEAD = "dead"  # waiting to be started again
+    OUT = "out"  # its device failed again and again
     CLOSED = "closed"
 
 
@@ -57,86 +67,54 @@ class Resident:
     warm_up: Sequence[Work]
 
 
-@dataclass(slots=True)
-class Job:
-    """Something being computed."""
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """A small batch of a version, which was computed well once and so can be again."""
 
-    number: int
-    key: str
-    plan: assembly.Plan
-    write: Callable[[memoryview], None]
-    done: Callable[[wire.Done, memoryview], None]
-    failed: Callable[[SluiceError], None]
-    returned: Callable[[], None]
-    began_late: Callable[[], None] = lambda: None  # it was staged, and its turn has come
-    freed: Callable[[float | None], None] = lambda seconds: None  # it ended, after computing so long if it did
-    predicted: float = 0.0  # seconds; 0 = not known, nothing is staged behind it
-    slot: int = -1
-    began: float = 0.0  # when it was rung, or when the job before it ended
-    ending: bool = False  # the next one may be staged
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
-    hung: bool = False
+    spec: ModelSpec
+    work: Work
+
+    @property
+    def size(self) -> int:
+        return self.work.rows * self.work.length
 
 
 class Worker:
     """One device's worker through all its lives."""
 
-    def __init__(
-        self, device: Device, settings: Workers, scheduler: Scheduler, record: Record, changed: Callable[[], None]
-    ) -> None:
+    def __init__(self, device: Device, surroundings: Surroundings) -> None:
         self.device = device
-        self.state = State.STARTING
-        self._settings = settings
-        self._scheduler = scheduler
-        self._record = record
-        self._changed = changed
-        self._slots: list[Slot] = []
-        self._last_slot = 1  # of the job that ended last, whose answers may still be in it
-        self._process: Process | None = None
-        self._job: Job | None = None
-        self._staged: Job | None = None
-        self._writing = 0.0005  # seconds that filling a slot takes, a running mean
-        self._numbers = itertools.count(1)
-        self._loads: dict[str, asyncio.Future[Signature]] = {}
+        self.serving: set[str] = set()  # loaded, warm and resident, and nothing speaks against it: may be given batches
+        self.breaker = Breaker(Rule())
+        self._around = surroundings
+        self._scheduler = surroundings.scheduler
+        self._watchdog = surroundings.watchdog
+        self._lives = Lives(device, surroundings, self)
         self._residents: dict[str, Resident] = {}
-        self._loaded: set[str] = set()  # in this life
-        self._refused: dict[str, str] = {}  # why this life could not load a resident
-        self.serving: set[str] = set()  # loaded, warm and resident: may be given batches
-        self._started: asyncio.Future[None] | None = None
-        self._born = 0.0
-        self._early_deaths = 0
-        self._life: asyncio.Task[None] | None = None
-        self._bringing_back = asyncio.Lock()
+        self._proofs: dict[str, _Proof] = {}
+        self._deadly: Counter[str] = Counter()  # lives that ended while they loaded a version
+        self._spoiled: set[str] = set()  # versions whose warm-up ended the last life
+        self._faulted: deque[frozenset[int]] = deque(maxlen=16)  # requests under which the device failed lately
+        self._recycle_after = 0.0
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # What the scheduler asks.
 
     @property
     def idle(self) -> bool:
-        return self._job is None and self.state is State.RUNNING
+        life = self._lives.current
+        return life is not None and life.idle
 
     @property
     def open(self) -> bool:
-        job = self._job
-        if self.state is not State.RUNNING or job is None:
-            return self.idle
-        # Behind one that should have ended long ago nothing is staged: nobody knows when it will.
-        late = time.monotonic() - job.began > _OVERDUE * job.predicted + _HAND_OVER
-        return self._staged is None and job.ending and not late
+        life = self._lives.current
+        if life is None or not life.open:
+            return False
+        return life.idle or not self._lives.switching
 
     def free_at(self, now: float) -> float:
-        job = self._job
-        return now if job is None else max(now, job.began + job.predicted)
-
-    def holds(self, key: str) -> bool:
-        return key in self.serving
-
-    def refused(self, key: str) -> str:
-        """Why it does not hold a version that it should; empty while it may still come to hold it."""
-        return self._refused.get(key, "")
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid if self._process is not None else 0
+        life = self._lives.current
+        return now if life is None else life.free_at(now)
 
     def run(self, batch: Batch) -> None:
         """Compute a batch and tell the scheduler how it went."""
@@ -145,6 +123,8 @@ class Worker:
 
         def done(reply: wire.Done, memory: memoryview) -> None:
             computed = time.monotonic()
+            self._around.peers.add(self, batch.key, failed=False, now=computed)
+            self._spoiled.discard(batch.key)
             for work in works:
                 work.request.timeline.computed = computed
                 work.request.timeline.compute_seconds = reply.seconds
@@ -167,19 +147,22 @@ class Worker:
                 self._scheduler.finished(batch, outputs, figures)
 
         try:
+            life = self._lives.current
+            assert life is not None
             planned = assembly.plan(batch.spec, works, length=batch.length)
-            self._start(
+            life.give(
                 Job(
-                    next(self._numbers),
                     batch.key,
                     planned,
-                    lambda memory: assembly.write(batch.spec, works, planned, memory),
-                    done,
-                    lambda error: self._scheduler.failed(batch, error),
-                    lambda: self._scheduler.returned(batch),
-                    lambda: self._scheduler.began(batch, self),
-                    lambda seconds: self._scheduler.freed(batch, self, seconds),
-                    batch.seconds,
+                    write=lambda memory: assembly.write(batch.spec, works, planned, memory),
+                    done=done,
+                    failed=lambda error: self._failed(batch, error),
+                    returned=lambda: self._scheduler.returned(batch),
+                    patience=self._watchdog.batch(batch.seconds),
+                    began_late=lambda: self._scheduler.began(batch, self),
+                    freed=lambda seconds: self._scheduler.freed(batch, self, seconds),
+                    predicted=batch.seconds,
+                    live=True,
                 )
             )
         except Exception:
@@ -188,29 +171,65 @@ class Worker:
             self._scheduler.failed(batch, InternalError("internal error while assembling the batch"))
             return
         started = time.monotonic()
-        self._writing += 0.05 * (started - assembled - self._writing)
+        life.wrote(started - assembled)
         for work in works:
             work.request.timeline.started = started
 
+    def _failed(self, batch: Batch, error: SluiceError) -> None:
+        if isinstance(error, DeviceFault):
+            self._excuse(batch)
+        guilty = isinstance(error, ModelFailed | Hung | DeviceFault) and not isinstance(error, OutOfDeviceMemory)
+        if guilty:
+            now = time.monotonic()
+            self._around.peers.add(self, batch.key, failed=True, now=now)
+            self._suspect(now)
+        self._scheduler.failed(batch, error)
+
+    def _excuse(self, batch: Batch) -> None:
+        """A request that makes a device fail is tried again until it is known: that is one failure, not several."""
+        entries = frozenset(entry.sequence for entry in batch.entries)
+        if self._lives.current is not None:
+            self._lives.current.excused = any(entries & before for before in self._faulted)
+        self._faulted.append(entries)
+
+    def _suspect(self, now: float) -> None:
+        """Take no batches for a while, if it fails where others succeed."""
+        reason = self._around.peers.suspicion(self, now)
+        if reason and self.breaker.allows(now):
+            self.breaker.trip(now, reason)
+            log.error("worker %s gets no requests for a while: %s", self.device.name, reason)
+            self.switched()
+
     # What the catalog asks.
+
+    @property
+    def state(self) -> State:
+        life = self._lives.current
+        if self._lives.closed:
+            return State.CLOSED
+        if self._lives.out:
+            return State.OUT
+        if life is None or life.dying:
+            return State.DEAD
+        return State.RUNNING if life.running else State.STARTING
+
+    def holds(self, key: str) -> bool:
+        return key in self.serving
+
+    def refused(self, key: str) -> str:
+        """Why it does not hold a version that it should; empty while it may still come to hold it."""
+        life = self._lives.current
+        return life.refused.get(key, "") if life is not None else ""
 
     async def load(self, load: wire.Load) -> Signature:
         """Load a version; it takes no batches before `adopt`."""
-        if self._process is None or self.state is not State.RUNNING:
+        life = self._lives.current
+        if life is None or not life.running:
             raise WorkerLost(f"worker {self.device.name} is not running")
-        loaded: asyncio.Future[Signature] = asyncio.get_running_loop().create_future()
-        self._loads[load.key] = loaded
-        self._process.send(load)
         try:
-            async with asyncio.timeout(self._settings.load_timeout):
-                signature = await loaded
-        except TimeoutError as error:
-            self._process.kill()
-            raise ModelError(f"loading took longer than {self._settings.load_timeout:g} s") from error
+            return await life.load(load)
         finally:
-            self._loads.pop(load.key, None)
-        self._loaded.add(load.key)
-        return signature
+            self._lives.try_switch()
 
     async def trial(self, key: str, spec: ModelSpec, works: Sequence[Work]) -> dict[str, Tensor]:
         """Compute works outside of any queue, as one batch, and return its whole outputs, nothing cut."""
@@ -219,281 +238,300 @@ class Worker:
 
     async def timed_trial(self, key: str, spec: ModelSpec, works: Sequence[Work]) -> tuple[dict[str, Tensor], float]:
         """A trial, and the seconds that the worker was busy with it."""
+        return await self._in_turn(key, spec, works, self._watchdog.trial)
+
+    async def _in_turn(
+        self, key: str, spec: ModelSpec, works: Sequence[Work], patience: float
+    ) -> tuple[dict[str, Tensor], float]:
         async with self._scheduler.turn(self):
-            if not self.idle or key not in self._loaded:  # it may have died and come back while this waited
+            life = self._lives.current
+            if life is None or not life.idle or key not in life.loaded:  # it may have died while this waited
                 raise WorkerLost(f"worker {self.device.name} is not running")
-            reply: asyncio.Future[tuple[dict[str, Tensor], float]] = asyncio.get_running_loop().create_future()
-            planned = assembly.plan(spec, works, place_outputs=False)
+            outcome = await self._alone(life, key, spec, works, patience)
+        if len(works) == 1:
+            proof, known = _Proof(spec, works[0]), self._proofs.get(key)
+            if known is None or proof.size < known.size:
+                self._proofs[key] = proof
+        return outcome
 
-            def done(message: wire.Done, memory: memoryview) -> None:
-                seconds = time.monotonic() - job.began
-                if not reply.done():
-                    reply.set_result((_whole(spec, message.outputs, memory), seconds))
+    async def _alone(
+        self, life: Life, key: str, spec: ModelSpec, works: Sequence[Work], patience: float
+    ) -> tuple[dict[str, Tensor], float]:
+        """On a life that nobody else can give a job to now."""
+        reply: asyncio.Future[tuple[dict[str, Tensor], float]] = asyncio.get_running_loop().create_future()
+        planned = assembly.plan(spec, works, place_outputs=False)
 
-            def failed(error: SluiceError) -> None:
-                if not reply.done():
-                    reply.set_exception(error)
+        def done(message: wire.Done, memory: memoryview) -> None:
+            seconds = time.monotonic() - job.began
+            if not reply.done():
+                reply.set_result((_whole(spec, message.outputs, memory), seconds))
 
-            def write(memory: memoryview) -> None:
-                assembly.write(spec, works, planned, memory)
+        def failed(error: SluiceError) -> None:
+            if not reply.done():
+                reply.set_exception(error)
 
-            def returned() -> None:
-                failed(WorkerLost(f"worker {self.device.name} is not running"))
+        def write(memory: memoryview) -> None:
+            assembly.write(spec, works, planned, memory)
 
-            job = Job(next(self._numbers), key, planned, write, done, failed, returned)
-            self._start(job)
-            return await reply
+        def returned() -> None:
+            failed(WorkerLost(f"worker {self.device.name} is not running"))
+
+        job = Job(key, planned, write, done, failed, returned, patience)
+        life.give(job)
+        return await reply
 
     def adopt(self, resident: Resident) -> None:
         """Hold this version from now on, in this life and all later ones; it is loaded and warm, unless this life is
         younger than the loading."""
         key = resident.load.key
         self._residents[key] = resident
-        if key in self._loaded:
-            self.serving.add(key)
-            self._scheduler.recount()
-        elif self.state is State.RUNNING:
-            self._life = asyncio.get_running_loop().create_task(self._bring_back_all())
+        current = self._lives.current
+        if current is not None and key in current.loaded:
+            current.warm.add(key)
+            self.switched()
+        for life in self._lives:
+            if life.running and self.missing(life):
+                self._lives.tend(life)
 
     def unload(self, key: str) -> None:
         self._residents.pop(key, None)
-        self._refused.pop(key, None)
+        self._proofs.pop(key, None)
+        self._deadly.pop(key, None)
+        self._spoiled.discard(key)
+        self._around.peers.drop(key)
         self.serving.discard(key)
-        self._loaded.discard(key)
-        if self._process is not None:
-            self._process.send(wire.Unload(key))
+        for life in self._lives:
+            life.unload(key)
+        self._lives.try_switch()
 
     async def back(self) -> None:
         """Until it runs and holds its versions again, if it died."""
-        while self._life is not None and not self._life.done():
-            await asyncio.wait({self._life})
+        await self._lives.back()
 
-    # Its lives.
+    # What its lives ask.
+
+    def switched(self) -> None:
+        life = self._lives.current
+        able = life is not None and life.running and self.breaker.phase is Phase.CLOSED
+        self.serving = life.warm & self._residents.keys() if able and life is not None else set()
+        if life is not None and self.serving:
+            life.served = True
+        self._scheduler.recount()
+        self._around.changed()
+
+    def missing(self, life: Life) -> set[str]:
+        return self._residents.keys() - life.warm - life.refused.keys()
+
+    async def bring_up(self, life: Life) -> None:
+        """Load and warm every resident that it does not have; what ended a life before comes last."""
+        while life.running and (missing := self.missing(life)):
+            key = min(missing, key=lambda key: (self._deadly[key], key in self._spoiled, key))
+            resident = self._residents[key]
+            try:
+                if key not in life.loaded:
+                    await self._load_again(life, resident)
+                if key in self._residents:
+                    await self._warm(life, resident)
+                else:  # unloaded meanwhile
+                    life.unload(key)
+            except ModelError as error:
+                log.error("worker %s cannot load %s again: %s", self.device.name, key, error.message)
+                life.refused[key] = error.message
+                self._around.changed()
+            except WorkerLost:
+                return  # its next life begins anew
+
+    async def _load_again(self, life: Life, resident: Resident) -> None:
+        """A version that ends the process in which it is loaded must not keep the worker from all others."""
+        key = resident.load.key
+        if self._deadly[key] >= _DEADLY:
+            raise ModelError(f"loading it ended the worker's process {_DEADLY} times")
+        try:
+            await life.load(resident.load)
+        except (WorkerLost, ModelError):
+            self._deadly[key] += not life.running and not life.struck
+            raise
+        self._deadly.pop(key, None)
+
+    async def _warm(self, life: Life, resident: Resident) -> None:
+        """One whose warm-up ended the last life is served without it, like one that refuses made-up input: requests
+        are watched more closely, and the one that does such a thing is found."""
+        key, until = resident.load.key, time.monotonic() + _WARM_SECONDS
+        for work in sorted(resident.warm_up, key=lambda work: work.rows * work.length):
+            if key in self._spoiled or (self.device.kind == "cpu" and time.monotonic() > until):
+                break
+            try:
+                if life is self._lives.current:
+                    await self._in_turn(key, resident.spec, [work], self._watchdog.trial)
+                else:
+                    await self._alone(life, key, resident.spec, [work], self._watchdog.trial)
+            except (ModelFailed, InvalidRequest):
+                continue
+            except WorkerLost:
+                if not life.running and not life.struck:
+                    self._spoiled.add(key)
+                raise
+        if key in life.loaded:
+            life.warm.add(key)
+            self.switched()
+
+    # Health.
+
+    @property
+    def pid(self) -> int:
+        return self._lives.current.pid if self._lives.current is not None else 0
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Of all its processes."""
+        return tuple(life.pid for life in self._lives if life.pid)
+
+    @property
+    def reason(self) -> str:
+        """Why it does not take requests; empty if it does."""
+        return self.breaker.reason if self.state is State.RUNNING else self._lives.reason
+
+    @property
+    def restarts(self) -> int:
+        return self._lives.ended_lives
+
+    def memory(self) -> int:
+        """Bytes that its processes hold for themselves: neither pages of files nor slots."""
+        return sum(look.anonymous for pid in self.pids if (look := look_at(pid)) is not None)
+
+    def parts(self) -> list[Part]:
+        """The worker and its device, as an operator wants to know them."""
+        device, now = f"{self.device.name} {self.device.model}".strip(), time.monotonic()
+        faults = self._lives.faults(now)
+        if self._lives.out:
+            health = Part("device", device, Condition.FAILED, self._lives.reason)
+        elif faults:
+            health = Part("device", device, Condition.DEGRADED, f"it failed {faults} times lately")
+        else:
+            health = Part("device", device, Condition.OK)
+        return [Part("worker", self.device.name, *self._condition()), health]
+
+    def _condition(self) -> tuple[Condition, str]:
+        state, life = self.state, self._lives.current
+        if state is not State.RUNNING or life is None:
+            starting = state is State.STARTING
+            said = f"{state.value}: {self.reason}" if self.reason else state.value
+            return Condition.DEGRADED if starting else Condition.FAILED, said
+        if self.breaker.phase is not Phase.CLOSED:
+            return Condition.DEGRADED, f"it gets no requests: {self.breaker.reason}"
+        if life.refused:
+            key, why = min(life.refused.items())
+            return Condition.DEGRADED, f"it cannot load {key}: {why}"
+        missing = self.missing(life)
+        if missing:
+            return Condition.DEGRADED, f"it is loading {', '.join(sorted(missing))}"
+        standby = ", a standby is ready" if self._lives.next is not None and not self.missing(self._lives.next) else ""
+        return Condition.OK, f"process {life.pid}, {len(self.serving)} versions{standby}"
+
+    def trim(self) -> None:
+        """Have its processes give back memory that they keep only to be quick."""
+        for life in self._lives:
+            life.trim()
+
+    def look(self, now: float, looks: dict[int, Look]) -> None:
+        """Called every now and then, with what the system says about the processes."""
+        for life in list(self._lives):
+            seen = looks.get(life.pid)
+            stopped = seen is not None and seen.stopped
+            life.stopped_since = (life.stopped_since or now) if stopped else None
+            if life.stopped_since is not None and self._watchdog.stands_still(life.stopped_since, now):
+                life.stands_still(now - life.stopped_since)
+        current = self._lives.current
+        if current is None or not current.running:
+            return
+        if self._watchdog.beats(current.rested_since, now) and current.idle and not current.loading:
+            self._once("beat", self._beat(current))
+        if self.breaker.may_probe(now):
+            self._once("probe", self._probe(current))
+        if self._around.settings.standby:
+            self._lives.keep_standby(now)
+        bound, seen = self._around.settings.max_memory, looks.get(current.pid)
+        if bound and seen is not None and seen.anonymous > bound and now >= self._recycle_after:
+            self._recycle_after = now + _RECYCLE_EVERY
+            held = f"it holds {seen.anonymous >> 20} MiB, more than {bound >> 20} MiB"
+            self._once("recycle", self._recycle(held))
+
+    def _once(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """In the background, unless it is under way already."""
+        if name in self._tasks:
+            work.close()
+            return
+        task = self._tasks[name] = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+
+    async def _beat(self, life: Life) -> None:
+        """Have it show that it can compute; what does not answer in time is killed by the watchdog."""
+        held = [key for key in self._proofs if key in self.serving]
+        if not held:
+            life.ping(self._watchdog.sign_of_life)
+            return
+        await self._prove(held[0])
+        self._proofs[held[0]] = self._proofs.pop(held[0])  # the next time it is the turn of another version
+
+    async def _prove(self, key: str) -> str:
+        """Compute a tiny batch; why it could not be, or empty."""
+        proof = self._proofs[key]
+        try:
+            await self._in_turn(key, proof.spec, [proof.work], self._watchdog.sign_of_life)
+        except SluiceError as error:
+            log.warning("worker %s could not compute a tiny batch of %s: %s", self.device.name, key, error.message)
+            return error.message or error.reason
+        return ""
+
+    async def _probe(self, life: Life) -> None:
+        """It got no requests for a while: whether it can compute what it could once. If not, its process is replaced,
+        and the device is to blame if that happens again."""
+        self.breaker.probing(time.monotonic())
+        reason = ""
+        for key in [key for key in self._proofs if key in life.warm]:
+            reason = reason or await self._prove(key)
+        self.breaker.probed(time.monotonic(), ok=not reason, reason=reason)
+        self._around.peers.forgive(self)
+        if reason:
+            life.kill(Cause.DEVICE, DeviceFault(reason))
+        else:
+            self.switched()
+
+    async def recycle(self, reason: str, cause: Cause = Cause.RECYCLED) -> None:
+        """Replace its process by a fresh one, which is warm before it takes over; no request notices."""
+        await self._lives.recycle(cause, reason)
+
+    async def _recycle(self, reason: str) -> None:
+        try:
+            await self.recycle(reason, Cause.MEMORY)
+        except (ModelError, WorkerLost) as error:
+            log.error("worker %s goes on as it is: %s", self.device.name, error.message)
+            return
+        finally:
+            self._recycle_after = time.monotonic() + _RECYCLE_EVERY
+        held = await asyncio.to_thread(look_at, self.pid)
+        if held is not None and held.anonymous > self._around.settings.max_memory:
+            log.warning(
+                "worker %s holds %d MiB though it is fresh: workers.max_memory is too small for what it serves",
+                self.device.name,
+                held.anonymous >> 20,
+            )
+
+    # Its beginning and end.
 
     async def start(self) -> None:
         """Spawn the first process and wait until it runs."""
-        self._slots = [Slot.create(f"sluice-{self.device.name}-{number}") for number in range(2)]
-        await self._spawn()
+        await self._lives.begin()
         self._scheduler.add_worker(self)
 
-    async def _spawn(self) -> None:
-        self.state = State.STARTING
-        self._started = asyncio.get_running_loop().create_future()
-        self._process = Process(self.device, self._received, self._gone)
-        self._process.start(self._slots)
-        self._born = time.monotonic()
-        try:
-            async with asyncio.timeout(self._settings.start_timeout):
-                await self._started
-        except TimeoutError as error:
-            self._process.kill()
-            raise WorkerLost(f"worker {self.device.name} did not start in time") from error
-        self.state = State.RUNNING
-
-    async def _come_back(self) -> None:
-        """The next life: started after a pause that grows in a crash loop, then loaded and warmed as before."""
-        if self._early_deaths > 1:
-            await asyncio.sleep(min(_LONGEST_BACKOFF, 0.1 * 2.0**self._early_deaths))
-        try:
-            await self._spawn()
-        except WorkerLost as error:
-            # It died again, which `_gone` handles with a life of its own.
-            log.error("worker %s could not be brought back: %s", self.device.name, error.message)
-        else:
-            await self._bring_back_all()
-        self._scheduler.wake()
-        self._changed()
-
-    async def _bring_back_all(self) -> None:
-        """Load and warm every resident that this life does not have; one at a time, whoever asks for it."""
-        tried: set[str] = set()
-        async with self._bringing_back:
-            while missing := self._residents.keys() - self._loaded - tried:
-                key = min(missing)
-                tried.add(key)
-                try:
-                    await self._bring_back(key, self._residents[key])
-                except ModelError as error:
-                    log.error("worker %s cannot load %s again: %s", self.device.name, key, error.message)
-                    self._refused[key] = error.message
-                    self._changed()
-                except WorkerLost:
-                    if self.state is not State.RUNNING:
-                        return  # its next life begins anew
-
-    async def _bring_back(self, key: str, resident: Resident) -> None:
-        await self.load(resident.load)
-        try:
-            for work in resident.warm_up:
-                await self.trial(key, resident.spec, [work])
-        except (ModelFailed, InvalidRequest):
-            pass  # a model that refuses made-up input cannot be warmed, and serves all the same
-        if key in self._residents and key in self._loaded:
-            self.serving.add(key)
-            self._scheduler.recount()
-            self._changed()
-
-    def _gone(self, how: str) -> None:
-        if self.state is State.CLOSED:
-            return
-        self.state = State.DEAD
-        self._record.worker_restarted()
-        early = time.monotonic() - self._born < _PROVEN_AFTER
-        self._early_deaths = self._early_deaths + 1 if early else 1
-        self.serving.clear()
-        self._loaded.clear()
-        self._refused.clear()
-        log.error("worker %s died (%s); starting it again", self.device.name, how)
-        lost = WorkerLost(f"the worker computing this request died ({how})")
-        for waiting in (self._started, *self._loads.values()):
-            if waiting is not None and not waiting.done():
-                waiting.set_exception(WorkerLost(f"the worker died ({how})"))
-        self._scheduler.recount()
-        job, staged = self._job, self._staged
-        for ended in (job, staged):
-            if ended is not None:
-                self._end(ended)
-                ended.freed(None)
-        self._job = self._staged = None
-        if job is not None and job.hung:
-            job.failed(ModelFailed(f"computing took longer than {self._settings.compute_timeout:g} s"))
-        elif job is not None:
-            job.failed(lost)
-        if staged is not None:
-            staged.returned()
-        self._life = asyncio.get_running_loop().create_task(self._come_back())
-        self._changed()
-
-    # Its messages.
-
-    def _start(self, job: Job) -> None:
-        """Ring for it, now if the process is idle; else it is read from the socket when the running one is done."""
-        job.slot = 1 - (self._last_slot if self._job is None else self._job.slot)
-        self._ring(job)
-        if self._job is None:
-            self._begin(job)
-        else:
-            self._staged = job
-
-    def _begin(self, job: Job) -> None:
-        """It computes from now on."""
-        self._job = job
-        job.began = time.monotonic()
-        loop = asyncio.get_running_loop()
-        job.timers.append(loop.call_later(self._settings.compute_timeout, self._hung, job))
-        if job.predicted:
-            lead = self._writing + _HAND_OVER
-            job.timers.append(loop.call_later(max(0.0, job.predicted - lead), self._near_its_end, job))
-
-    def _near_its_end(self, job: Job) -> None:
-        job.ending = True
-        self._scheduler.wake()
-
-    def _end(self, job: Job) -> None:
-        for timer in job.timers:
-            timer.cancel()
-        job.timers.clear()
-
-    def _next(self, job: Job, seconds: float | None) -> bool:
-        """The job ended; whether a staged one has taken its place."""
-        self._end(job)
-        job.freed(seconds)
-        self._last_slot = job.slot
-        self._job, staged = None, self._staged
-        self._staged = None
-        if staged is not None:
-            self._begin(staged)
-            staged.began_late()
-        return staged is not None
-
-    def _hung(self, job: Job) -> None:
-        """Nothing reaches a process that computes for ever but a kill; what follows is the same as for any death."""
-        if self._job is job and self._process is not None:
-            patience = self._settings.compute_timeout
-            log.error("worker %s computes %s for more than %g s; killing it", self.device.name, job.key, patience)
-            job.hung = True
-            self._process.kill()
-
-    def _ring(self, job: Job) -> None:
-        slot = self._slots[job.slot]
-        slot.grow(max(job.plan.size, 1))
-        job.write(slot.memory)
-        plan = job.plan
-        assert self._process is not None
-        self._process.send(wire.Run(job.number, job.key, job.slot, slot.size, plan.inputs, plan.outputs, plan.size))
-
-    def _received(self, message: wire.ToServer) -> None:
-        match message:
-            case wire.Started():
-                if self._started is not None and not self._started.done():
-                    self._started.set_result(None)
-            case wire.Loaded(key, platform, inputs, outputs):
-                self._settle_load(key, Signature(platform, wire.to_ports(inputs), wire.to_ports(outputs)))
-            case wire.Refused(key, reason):
-                self._settle_load(key, ModelError(reason))
-            case wire.Done(number) if (job := self._job) is not None and job.number == number:
-                self._computed(job, message)
-            case wire.Failed(number, reason, refused) if (job := self._job) is not None and job.number == number:
-                self._next(job, None)
-                job.failed(InvalidRequest(reason) if refused else ModelFailed(reason))
-                self._scheduler.wake()
-            case wire.Overflow(number, size) if (job := self._job) is not None and job.number == number:
-                self._ring_again(job, size)
-            case wire.Logged(level, logger, text):
-                logging.getLogger(logger).log(level, text, extra={"worker": self.device.name})
-
-    def _computed(self, job: Job, message: wire.Done) -> None:
-        memory = self._slots[job.slot].memory
-        # Two ends that are read in one turn of the event loop look as if the second batch had taken no time.
-        if self._next(job, max(time.monotonic() - job.began, message.seconds)):
-            # The slot that would be filled next is this job's own: its answers are cut out first.
-            job.done(message, memory)
-            self._scheduler.wake()
-        else:
-            self._scheduler.dispatch()
-            job.done(message, memory)
-
-    def _ring_again(self, job: Job, size: int) -> None:
-        """In a slot with room for the outputs as well. One staged behind it computes already: they change places."""
-        try:
-            self._slots[job.slot].grow(size)
-            self._ring(job)
-            if self._staged is not None:
-                self._end(job)
-                staged, self._staged = self._staged, job
-                self._begin(staged)
-        except (OSError, ValueError, OverflowError) as error:
-            log.error("worker %s: no slot of %d bytes can be had: %s", self.device.name, size, error)
-            self._next(job, None)
-            job.failed(ModelFailed(f"its outputs need {size} bytes, which cannot be had"))
-            self._scheduler.wake()
-
-    def _settle_load(self, key: str, outcome: Signature | ModelError) -> None:
-        waiting = self._loads.get(key)
-        if waiting is None or waiting.done():
-            return
-        if isinstance(outcome, ModelError):
-            waiting.set_exception(outcome)
-        else:
-            waiting.set_result(outcome)
-
     def kill(self) -> None:
-        """End the process at once; it is not started again."""
-        self.state = State.CLOSED
-        if self._process is not None:
-            self._process.kill()
+        """End the processes at once; none is started again."""
+        self._lives.kill()
 
     async def close(self) -> None:
-        if self.state is State.CLOSED:
-            return
-        self.state = State.CLOSED
-        if self._life is not None:
-            self._life.cancel()
-        if self._process is not None:
-            # What still computes has been given up; only an idle worker is worth asking.
-            await self._process.stop(_STOP_PATIENCE if self._job is None else 0.0)
-        for slot in self._slots:
-            slot.close()
+        for task in list(self._tasks.values()):
+            task.cancel()
+        await self._lives.close()
 
 
 def _whole(spec: ModelSpec, outputs: Sequence[wire.Place], memory: memoryview) -> dict[str, Tensor]:

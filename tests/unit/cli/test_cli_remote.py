@@ -322,3 +322,70 @@ def test_long_outputs_are_shortened(stage: Stage, capsys: Captured) -> None:
     stage.answer("/v2/models/m/infer", answer)
     assert main(["infer", "m", "-i", "ids=1"]) == 0
     assert capsys.readouterr().out == "out  FP32  [1, 384]\n[[0.125, 0.125, 0.125, ..., 0.125, 0.125, 0.125]]\n"
+
+
+HEALTH = {
+    "ready": True,
+    "reasons": [],
+    "version": "1.2.3",
+    "pid": 4711,
+    "uptime": 93784.5,
+    "parts": [
+        {"kind": "worker", "name": "cpu:0", "condition": "ok", "reason": ""},
+        {"kind": "disk", "name": "repository", "condition": "degraded", "reason": "/models: 3.0 MiB free"},
+    ],
+}
+
+
+def test_status_of_a_server_that_is_ready(stage: Stage, capsys: Captured) -> None:
+    stage.answer("/v2/health/ready?verbose", HEALTH)
+    assert main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"{stage.url} is live and ready", "version 1.2.3, process 4711, up 1 d 2 h"]
+    rows = [line.split() for line in lines]
+    assert ["worker", "cpu:0", "ok"] in rows
+    assert ["disk", "repository", "degraded", "/models:", "3.0", "MiB", "free"] in rows
+
+
+def test_status_of_a_server_that_is_not_ready(stage: Stage, capsys: Captured) -> None:
+    told = {**HEALTH, "ready": False, "reasons": ["memory server: 97 %", "model m/1: nobody holds it"]}
+    stage.answer("/v2/health/ready?verbose", told, status=503)
+    assert main(["status"]) == 1
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        f"{stage.url} is live and not ready",
+        "  memory server: 97 %",
+        "  model m/1: nobody holds it",
+    ]
+    assert main(["status", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out) == {"live": True, **told}
+
+
+@pytest.mark.parametrize("uptime", [0.4, 59, 3600.0, 86399, None])
+def test_status_says_how_long_it_has_been_up(uptime: float | None, stage: Stage, capsys: Captured) -> None:
+    stage.answer("/v2/health/ready?verbose", {**HEALTH, "uptime": uptime})
+    assert main(["status"]) == 0
+    words = {0.4: "0 s", 59: "59 s", 3600.0: "1 h 0 s", 86399: "23 h 59 min", None: "?"}
+    assert capsys.readouterr().out.splitlines()[1].endswith(f"up {words[uptime]}")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (404, b'{"error": "nothing here"}', "nothing here (HTTP 404)"),
+        (200, b'{"ready": true}', "does not tell how it is"),
+        (503, b"<html>bad gateway</html>", "answered something that is not JSON"),
+    ],
+)
+def test_status_of_what_is_no_server_of_ours(
+    status: int, body: bytes, error: str, stage: Stage, capsys: Captured
+) -> None:
+    stage.answers["/v2/health/ready?verbose"] = (status, {}, body)
+    assert main(["status"]) == 2
+    assert error in capsys.readouterr().err.splitlines()[0]
+
+
+def test_status_of_a_server_that_is_not_there(capsys: Captured) -> None:
+    with create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    assert main(["status", "--url", url]) == 2
+    assert capsys.readouterr().err.startswith(f"error: no server at {url}")

@@ -36,6 +36,7 @@ def test_every_key(tmp_path: Path) -> None:
         tolerance = 1e-2
         max_length = 128
         warm_lengths = [8, 16]
+        fallback = "smaller/2"
         [versions]
         policy = "specific"
         versions = [1, "3"]
@@ -94,6 +95,7 @@ def test_every_key(tmp_path: Path) -> None:
         ),
         warm_lengths=(8, 16),
         max_length=128,
+        fallback="smaller/2",
         parameters={"text": "a", "number": "2", "flag": "true"},
     )
 
@@ -123,6 +125,10 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("gpus = 1", "gpus: must be a list, not 1"),
         ("padding = 'some'", "padding: must be one of any, equal, never, not 'some'"),
         ("padding = []", "padding: must be one of"),
+        ("fallback = ''", "line 1: fallback: must be the name of a model, or \"name/version\", not ''"),
+        ("fallback = 'a/latest'", "fallback: must be the name of a model"),
+        ("fallback = '../a'", "fallback: must be the name of a model"),
+        ("fallback = 1", "fallback: must be the name of a model"),
         ("parameters = 1", "parameters: must be a table"),
         ("[parameters]\na = []", "parameters: 'a' must be a text"),
         ("versions = 1", "line 1: versions: must be a table, not 1"),

@@ -1,5 +1,6 @@
 """The two forms of a log line, and what must never be in one."""
 
+import errno
 import io
 import json
 import logging
@@ -173,3 +174,36 @@ def test_configuring_again_replaces(stderr: Captured) -> None:
 
     (line,) = lines(stderr)
     assert line.endswith("shown")
+
+
+class Disk(io.StringIO):
+    """A stream on a disk that may be full."""
+
+    full = False
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+@pytest.mark.usefixtures("stderr")  # puts the loggers back
+def test_lines_that_cannot_be_written_are_lost_counted_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+    monkeypatch.setattr(sys, "stderr", disk)
+    logs.configure(Log(format="json"))
+    LOGGER.warning("first")
+    disk.full = True
+    for _ in range(3):
+        LOGGER.warning("never seen")
+    assert logs.lost() == "3 lines could not be written: No space left on device"
+    disk.full = False
+    LOGGER.warning("last")
+    assert logs.lost() == ""
+    lines = [json.loads(line) for line in disk.getvalue().splitlines()]
+    assert [line["message"] for line in lines] == [
+        "first",
+        "last",
+        "3 lines of the log were lost: No space left on device",
+    ]
+    assert lines[-1]["lost"] == 3

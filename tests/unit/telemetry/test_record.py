@@ -136,10 +136,16 @@ def test_a_request_that_reached_no_stage_is_stamped_and_timed(version: VersionRe
         (errors.QueueFull("x"), "REJECTED"),
         (errors.QueueTimeout("x"), "REJECTED"),
         (errors.Stopping("x"), "REJECTED"),
+        (errors.ShortOfMemory("x"), "REJECTED"),
+        (errors.CircuitOpen("x"), "REJECTED"),
+        (errors.Quarantined("x"), "REJECTED"),
         (errors.Cancelled("x"), "CANCELED"),
         (errors.DeadlineExceeded("x"), "CANCELED"),
         (errors.ModelFailed("x"), "BACKEND"),
+        (errors.OutOfDeviceMemory("x"), "BACKEND"),
         (errors.WorkerLost("x"), "BACKEND"),
+        (errors.Hung("x"), "BACKEND"),
+        (errors.DeviceFault("x"), "BACKEND"),
         (errors.InvalidRequest("x"), "OTHER"),
         (errors.InternalError("x"), "OTHER"),
     ],
@@ -198,7 +204,7 @@ def test_gauges_are_read_when_scraped(metrics: Metrics, version: VersionRecord) 
     record = Record(metrics)
     version.watch(lambda: len(queue), lambda: 0.4, 0.25)
     record.worker_states(lambda: states)
-    record.worker_restarted()
+    record.worker_restarted("died")
     version.set_padding(Padding.EQUAL)
 
     scrape = Scrape(metrics)
@@ -207,7 +213,7 @@ def test_gauges_are_read_when_scraped(metrics: Metrics, version: VersionRecord) 
     assert scrape("sluice_predicted_utilisation", model="m", version="1") == 0.4
     assert scrape("sluice_target_latency_seconds", model="m", version="1") == 0.25
     assert scrape("sluice_workers", state="ready") == 2
-    assert scrape("sluice_worker_restarts_total") == 1
+    assert scrape("sluice_worker_restarts_total", cause="died") == 1
     assert scrape("sluice_model_padding", model="m", version="1", mode="equal") == 1
 
     queue.clear()
@@ -335,3 +341,21 @@ def test_traced_requests_are_logged_at_their_rate(metrics: Metrics, caplog: pyte
     assert fields["received_ns"] == 10_000_000_000
     assert fields["computed_ns"] == pytest.approx(10_032_000_000)
     assert fields["inputs"] == ["ids INT64 [1, 1]"]
+
+
+def test_a_versions_circuit_and_who_stands_in_for_it(metrics: Metrics, version: VersionRecord) -> None:
+    labels = {"model": "m", "version": "1"}
+    assert Scrape(metrics)("sluice_breaker_state", **labels) == 0
+
+    states = [2]
+    version.watch_breaker(lambda: states[0])
+    version.breaker_opened()
+    Record(metrics).stood_in("m", "1", "n/3")
+    Record(metrics).stood_in("m", "1", "n/3")
+
+    scrape = Scrape(metrics)
+    assert scrape("sluice_breaker_state", **labels) == 2
+    assert scrape("sluice_breaker_opened_total", **labels) == 1
+    assert scrape("sluice_fallback_requests_total", fallback="n/3", **labels) == 2
+    states[0] = 1
+    assert Scrape(metrics)("sluice_breaker_state", **labels) == 1

@@ -18,6 +18,7 @@ from sluice.telemetry.metrics import Metrics
 from sluice.telemetry.record import Record
 from sluice.workers import assembly, warming, wire
 from sluice.workers.devices import Device
+from sluice.workers.lives import Surroundings
 from sluice.workers.probe import Finding, probe, work
 from sluice.workers.worker import Worker
 
@@ -47,7 +48,7 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     scheduler = Scheduler()
-    worker = Worker(Device("cpu", 0, 1), Workers(), scheduler, Record(Metrics()), lambda: None)
+    worker = Worker(Device("cpu", 0, 1), Surroundings(Workers(), scheduler, Record(Metrics())))
     await worker.start()
     yield Bench(worker, tmp_path)
     await worker.close()

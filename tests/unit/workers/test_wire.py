@@ -59,15 +59,18 @@ TO_WORKER: st.SearchStrategy[wire.ToWorker] = st.one_of(
         SIZES,
     ),
     st.builds(wire.Unload, NAMES),
+    st.builds(wire.Ping),
+    st.builds(wire.Trim),
     st.builds(wire.Stop),
 )
 TO_SERVER: st.SearchStrategy[wire.ToServer] = st.one_of(
     st.builds(Started, SIZES),
     st.builds(Loaded, NAMES, NAMES, PORTS, PORTS),
-    st.builds(Refused, NAMES, NAMES),
+    st.builds(Refused, NAMES, NAMES, NAMES),
+    st.builds(wire.Pong),
     st.builds(Done, SIZES, SEVERAL, st.floats(0, 1e9)),
     st.builds(Overflow, SIZES, SIZES),
-    st.builds(Failed, SIZES, NAMES, st.booleans()),
+    st.builds(Failed, SIZES, NAMES, NAMES),
     st.builds(Logged, st.integers(0, 50), NAMES, NAMES),
 )
 
@@ -152,7 +155,7 @@ async def test_a_model_is_loaded_run_and_unloaded(far_end: FarEnd, tmp_path: Pat
     far_end.process.send(wire.Unload("k"))
     failed = await far_end.answer(run(far_end.slots[0], number=7))
     assert isinstance(failed, Failed)
-    assert (failed.number, failed.refused) == (7, False)
+    assert (failed.number, failed.fault) == (7, "model")
 
 
 async def test_outputs_that_do_not_fit_ask_for_a_larger_slot(far_end: FarEnd, tmp_path: Path) -> None:
@@ -197,7 +200,7 @@ async def test_what_a_model_raises_comes_back(far_end: FarEnd, tmp_path: Path) -
     place = Place("x", "INT64", (1, 1), 0, 8)
     array_at(slot.memory, place)[...] = 666
     failed = await far_end.answer(Run(3, "k", 1, slot.size, (place,), (Wanted("y", None),), 64))
-    assert failed == Failed(3, failed.reason, False)  # type: ignore[union-attr]
+    assert failed == Failed(3, failed.reason, "model")  # type: ignore[union-attr]
     assert isinstance(failed, Failed)
     assert "the number of the beast" in failed.reason
     array_at(slot.memory, place)[...] = 999

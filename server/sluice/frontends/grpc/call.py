@@ -23,6 +23,7 @@ class Call:
     metadata: Metadata = ()
     deadline: float | None = None  # monotonic seconds
     reply_metadata: Metadata = ()  # sent ahead of the reply, be it an answer or an error
+    trailers: Metadata = ()  # sent behind an answer
 
     def value(self, key: str) -> str:
         """The first value of a metadata key; empty if it was not sent."""

@@ -48,6 +48,8 @@ def _unary(name: str, method: Unary) -> grpc.RpcMethodHandler:
             return await _abort(error, name, call, context)
         if call.reply_metadata:
             await context.send_initial_metadata(call.reply_metadata)
+        if call.trailers:
+            context.set_trailing_metadata(call.trailers)
         return reply
 
     return grpc.unary_unary_rpc_method_handler(handle)

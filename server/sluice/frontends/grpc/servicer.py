@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
+from sluice.admission.fallback import PARAMETER
 from sluice.errors import InvalidRequest, Stopping
 from sluice.frontends.grpc import codec
 from sluice.frontends.grpc.call import Call, Methods, Send
@@ -21,7 +22,8 @@ INFER = f"/{SERVICE}/ModelInfer"
 STREAM_INFER = f"/{SERVICE}/ModelStreamInfer"
 
 REQUEST_ID = "x-request-id"
-MAX_REQUEST_ID = 256
+FALLBACK = "sluice-fallback"
+MAX_METADATA = 256
 
 # Requests of one stream that are worked on at once; beyond it the stream is not read, which holds its client back.
 MAX_IN_FLIGHT = 64
@@ -48,7 +50,7 @@ class Servicer:
             parsed = codec.parse(message)
             id_in_metadata = call.value(REQUEST_ID)
             id = parsed.message.id or id_in_metadata
-            if id and len(id) <= MAX_REQUEST_ID and id.isascii() and id.isprintable():
+            if _sendable(id):
                 call.reply_metadata = ((REQUEST_ID, id),)
             decoded = codec.decode(parsed, self._services.regions)
             tenant = self._services.tenant(call.value(self._services.tenant_header))
@@ -59,6 +61,8 @@ class Servicer:
         request.timeline.received = received
         response = await self._services.engine.infer(request)
         reply = codec.encode(response, decoded.places, self._services.regions)
+        if response.parameters and _sendable(fallback := str(response.parameters.get(PARAMETER, ""))):
+            call.trailers = ((FALLBACK, fallback),)
         if not id_in_metadata:
             call.reply_metadata = ()
         return reply
@@ -125,6 +129,11 @@ class InferStream:
             text = failure(error, STREAM_INFER).text
             model, id = (parsed.message.model_name, parsed.message.id) if parsed is not None else ("", "")
             return codec.encode_stream_error(text, model, id)
+
+
+def _sendable(value: str) -> bool:
+    """Whether metadata can hold it."""
+    return 0 < len(value) <= MAX_METADATA and value.isascii() and value.isprintable()
 
 
 def _wants_final_mark(value: object) -> bool:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
+from sluice.admission.fallback import PARAMETER
 from sluice.errors import InvalidRequest
 from sluice.frontends.http import elements, schema
-from sluice.frontends.http.reply import JSON, Reply
+from sluice.frontends.http.reply import FALLBACK, JSON, Reply, header
 from sluice.request import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor, Timeline, encode_bytes
 from sluice.spec import BYTES, NUMPY_TYPES, TensorSpec
 
@@ -119,8 +120,11 @@ def encode(response: InferResponse, wishes: Wishes, regions: Regions) -> Reply:
     body: dict[str, Any] = {"model_name": response.model, "model_version": response.version}
     if wishes.id:
         body["id"] = wishes.id
+    marks: list[bytes] = []
     if response.parameters:
         body["parameters"] = dict(response.parameters)
+        if mark := header(FALLBACK, str(response.parameters.get(PARAMETER, ""))):
+            marks.append(mark)
     outputs: list[dict[str, Any]] = []
     binary: list[Buffer] = []
     for tensor in response.outputs:
@@ -139,8 +143,8 @@ def encode(response: InferResponse, wishes: Wishes, regions: Regions) -> Reply:
     body["outputs"] = outputs
     text = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
     if not binary:
-        return Reply(200, [JSON], (text,))
-    return Reply(200, [_BINARY_CONTENT, b"%b: %d\r\n" % (JSON_LENGTH, len(text))], (text, *binary))
+        return Reply(200, [JSON, *marks], (text,))
+    return Reply(200, [_BINARY_CONTENT, b"%b: %d\r\n" % (JSON_LENGTH, len(text)), *marks], (text, *binary))
 
 
 def _inputs(sent: list[schema.InputBody], binary: memoryview, regions: Regions) -> tuple[Tensor, ...]:

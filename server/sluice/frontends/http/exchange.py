@@ -78,6 +78,7 @@ class Exchange:
         "more_body",
         "old",
         "path",
+        "query",
         "raw_path",
     )
 
@@ -85,6 +86,7 @@ class Exchange:
         self._connection = connection
         self.method = method
         self.raw_path = raw_path
+        self.query = b""
         self.headers = headers  # by name in lower case
         self.path: Mapping[str, str] = {}  # what the path's named segments are
         self.keep_alive = True

@@ -54,6 +54,7 @@ class OpenInference:
         timeline = Timeline()
         services = self._services
         with services.engine.reading:
+            services.engine.check_memory()
             decoded = self._decode(exchange, await body.read(exchange, services.limits.max_message_bytes), timeline)
             decoded.request.tenant = services.tenant(exchange.headers.get(self._tenant_header, b"").decode("latin-1"))
         exchange.cancel_on_disconnect = True
@@ -82,8 +83,13 @@ class OpenInference:
         return json_reply({"live": live}, 200 if live else 503)
 
     async def ready(self, exchange: Exchange) -> Reply:
-        ready = self._services.health.ready()
-        return json_reply({"ready": ready}, 200 if ready else 503)
+        """`?verbose` adds the reasons and the condition of every part; the status is the same."""
+        health = self._services.health
+        if not _is_asked_for(b"verbose", exchange.query):
+            ready = health.ready()
+            return json_reply({"ready": ready}, 200 if ready else 503)
+        report = health.report()
+        return json_reply(metadata.health(report), 200 if report.ready else 503)
 
     async def started(self, exchange: Exchange) -> Reply:
         started = self._services.health.started()
@@ -105,6 +111,15 @@ class OpenInference:
     async def statistics(self, exchange: Exchange) -> Reply:
         found = self._services.catalog.statistics(exchange.model, exchange.version)
         return json_reply({"model_stats": [_statistics(entry) for entry in found]})
+
+
+def _is_asked_for(name: bytes, query: bytes) -> bool:
+    """As `?name`, `?name=1` or `?name=true`."""
+    for given in query.split(b"&"):
+        key, _, value = given.partition(b"=")
+        if key == name:
+            return value.lower() not in (b"0", b"false", b"no")
+    return False
 
 
 def _json_length(headers: Mapping[bytes, bytes]) -> int | None:

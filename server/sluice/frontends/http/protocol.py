@@ -232,10 +232,11 @@ class Connection(asyncio.Protocol):
     def _make_exchange(self) -> Exchange:
         parser, headers = self._parser, self._headers
         url = self._url if self._url.startswith(b"/") else httptools.parse_url(self._url).path or b"/"
-        raw_path, _, _ = url.partition(b"?")
+        raw_path, _, query = url.partition(b"?")
         if not raw_path.isascii():
             raise InvalidRequest(_MALFORMED)
         exchange = Exchange(self, parser.get_method().decode("ascii"), raw_path, headers)
+        exchange.query = query
         exchange.keep_alive = parser.should_keep_alive()
         exchange.old = parser.get_http_version() == "1.0"
         if b"content-length" in headers:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SMALL_BODY = 16 << 10
 
 REQUEST_ID = b"x-request-id"
+FALLBACK = b"sluice-fallback"
 _LONGEST_ECHO = 256
 
 JSON = b"content-type: application/json\r\n"
@@ -38,9 +39,14 @@ class Reply(NamedTuple):
 
 def request_id(id: str) -> bytes:
     """The header line that gives a client its id back; empty for one that no header can hold."""
-    if not id or len(id) > _LONGEST_ECHO or not (id.isascii() and id.isprintable()):  # which a line break is not
+    return header(REQUEST_ID, id)
+
+
+def header(name: bytes, value: str) -> bytes:
+    """A header line; empty for a value that none can hold."""
+    if not value or len(value) > _LONGEST_ECHO or not (value.isascii() and value.isprintable()):  # no line breaks
         return b""
-    return b"%b: %b\r\n" % (REQUEST_ID, id.encode())
+    return b"%b: %b\r\n" % (name, value.encode())
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:

@@ -13,10 +13,11 @@ import numpy as np
 
 from sluice.catalog import IndexRow, ModelMetadata
 from sluice.config.settings import Server
-from sluice.errors import SluiceError, UnknownModel
+from sluice.errors import ShortOfMemory, SluiceError, UnknownModel
 from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
 from sluice.frontends.services import Services
+from sluice.health import Condition, Part, Report
 from sluice.request import InferRequest, InferResponse, Tensor
 from sluice.spec import TensorSpec
 from sluice.telemetry.statistics import ModelStatistics
@@ -35,8 +36,13 @@ class FakeEngine:
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     outputs: tuple[Tensor, ...] | None = None
+    short_of_memory: str = ""
 
     reading: contextlib.AbstractContextManager[None] = field(default_factory=contextlib.nullcontext)
+
+    def check_memory(self) -> None:
+        if self.short_of_memory:
+            raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
 
     async def infer(self, request: InferRequest) -> InferResponse:
         self.seen.append(request)
@@ -112,6 +118,10 @@ class FakeHealth:
 
     def ready(self) -> bool:
         return self.is_ready
+
+    def report(self) -> Report:
+        parts = [Part("memory", "server", Condition.OK), Part("model", "echo/1", Condition.FAILED, "it is broken")]
+        return Report(self.is_ready, [] if self.is_ready else ["model echo/1: it is broken"], parts, 1.5)
 
     def stopping(self) -> bool:
         return self.is_stopping

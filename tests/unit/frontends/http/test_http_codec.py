@@ -192,6 +192,21 @@ def test_each_output_is_written_as_it_was_asked_for() -> None:
     assert binary == bytes([1, 2, 3])
 
 
+@pytest.mark.parametrize(
+    ("name", "headers"),
+    [("spare/1", [b"sluice-fallback: spare/1\r\n"]), ("größer/1", []), ("a\r\nb: c/1", []), ("", [])],
+)
+@pytest.mark.parametrize("binary", [False, True])
+def test_who_answered_instead_is_told_in_a_header_that_can_hold_it(
+    name: str, headers: list[bytes], binary: bool
+) -> None:
+    tensors = (Tensor("a", "INT8", (1,), b"1"),)
+    response = InferResponse("m", "1", "", tensors, {"sluice_fallback": name})
+    reply = codec.encode(response, Wishes(binary=binary), REGIONS)
+    assert [line for line in reply.headers if b"fallback" in line] == headers
+    assert parts(reply)[0]["parameters"] == {"sluice_fallback": name}
+
+
 CASES: list[tuple[Any, str]] = [
     (b"", "the body: not JSON"),
     (b"[]", "the body: expected object, got array"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import time
 import uuid
 import zlib
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 from http_fakes import VECTOR, Running, infer_body, running, wire
 
-from sluice import errors
+from sluice import __version__, errors
 from sluice.frontends import status
 from sluice.frontends.http.encoding import WORTH_COMPRESSING
 from sluice.frontends.metadata import EXTENSIONS
@@ -54,6 +55,39 @@ async def test_health() -> None:
         assert await get(server, "/v2/health/started") == (503, {"started": False})
         assert await get(server, "/v2/models/echo/ready") == (503, {"name": "echo", "ready": False})
         assert (await get(server, "/v2/models/missing/ready"))[0] == 404
+
+
+@pytest.mark.parametrize("query", ["verbose", "verbose=1", "verbose=true", "x=1&verbose"])
+async def test_health_tells_of_every_part_when_asked(query: str) -> None:
+    async with running() as server:
+        status, told = await get(server, f"/v2/health/ready?{query}")
+        assert (status, told["ready"], told["reasons"]) == (200, True, [])
+        assert (told["version"], told["pid"], told["uptime"]) == (__version__, os.getpid(), 1.5)
+        assert told["parts"] == [
+            {"kind": "memory", "name": "server", "condition": "ok", "reason": ""},
+            {"kind": "model", "name": "echo/1", "condition": "failed", "reason": "it is broken"},
+        ]
+        server.health.is_ready = False
+        status, told = await get(server, f"/v2/health/ready?{query}")
+        assert (status, told["ready"], told["reasons"]) == (503, False, ["model echo/1: it is broken"])
+
+
+@pytest.mark.parametrize("query", ["", "verbose=0", "verbose=false", "verbosely", "x=verbose"])
+async def test_health_is_short_otherwise(query: str) -> None:
+    async with running() as server:
+        assert await get(server, f"/v2/health/ready?{query}") == (200, {"ready": True})
+
+
+async def test_a_body_is_not_read_while_memory_is_short() -> None:
+    async with running() as server, wire(server.port) as client:
+        server.engine.short_of_memory = "97 % of it is used"
+        head = (
+            "POST /v2/models/echo/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 50000000\r\n\r\n"
+        )
+        await client.send(head.encode())
+        answer = await client.answer()
+        assert (answer.status, answer.json()) == (503, {"error": "97 % of it is used"})
+        assert answer.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize("path", ["/", "/v2", "/v2/", "/v2?x=1"])

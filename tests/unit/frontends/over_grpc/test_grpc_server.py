@@ -42,6 +42,15 @@ async def test_an_answer(bench: Bench) -> None:
     assert bench.engine.requests[0].deadline is None
 
 
+@pytest.mark.parametrize(("name", "told"), [("spare/1", True), ("größer/1", False), ("a\nb/1", False)])
+async def test_trailers_say_who_answered_instead_if_they_can(bench: Bench, name: str, told: bool) -> None:
+    bench.engine.parameters["sluice_fallback"] = name
+    call = bench.unary("ModelInfer")(request())
+    reply = ModelInferResponse.FromString(await call)
+    assert reply.parameters["sluice_fallback"].string_param == name
+    assert metadata(await call.trailing_metadata()) == ({"sluice-fallback": name} if told else {})
+
+
 async def test_metadata_names_the_tenant(bench: Bench) -> None:
     await bench.infer(request("r1", data=b"abcdefgh"), metadata=(("x-tenant", "gold"),))
     await bench.infer(request("r2", data=b"abcdefgh"))
