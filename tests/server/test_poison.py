@@ -27,6 +27,14 @@ SMALL_DEVICE = f"""
         return {{"y": x}}
 """
 
+ENDLESS = 555
+HANGS = f"""
+    def run(self, inputs):
+        while (inputs["x"] == {ENDLESS}).any():
+            time.sleep(1)
+        return {{"y": inputs["x"]}}
+"""
+
 
 @pytest.fixture
 def gate(tmp_path: Path) -> Gate:
@@ -54,8 +62,8 @@ def failures(server: Server, reason: str, model: str = "echo") -> int:
     return int(server.metric("sluice_request_failures_total", model=model, reason=reason))
 
 
-def together(server: Server, gate: Gate, numbers: list[int], model: str = "echo") -> list[Any]:
-    """The answers, or errors, of requests that wait for the only worker at the same time."""
+async def ask_all(server: Server, numbers: list[int], model: str, gate: Gate | None = None) -> list[Any]:
+    """The answers, or errors, of requests sent at the same time; the gate opens when all wait behind it."""
 
     async def ask(client: Any, number: int) -> Any:
         try:
@@ -64,15 +72,18 @@ def together(server: Server, gate: Gate, numbers: list[int], model: str = "echo"
             return error
         return int(answer.as_numpy("y")[0, 0])
 
-    async def ask_all() -> list[Any]:
-        async with aio_grpc.InferenceServerClient(server.grpc) as client:
-            tasks = [asyncio.create_task(ask(client, number)) for number in numbers]
+    async with aio_grpc.InferenceServerClient(server.grpc) as client:
+        tasks = [asyncio.create_task(ask(client, number)) for number in numbers]
+        if gate is not None:
             await asyncio.to_thread(until, lambda: pending(server, model) == len(numbers), "all are queued")
             gate.open()
-            return await asyncio.gather(*tasks)
+        return await asyncio.gather(*tasks)
 
+
+def together(server: Server, gate: Gate, numbers: list[int], model: str = "echo") -> list[Any]:
+    """The answers, or errors, of requests that wait for the only worker at the same time."""
     with gate.holding(server):
-        return asyncio.run(ask_all())
+        return asyncio.run(ask_all(server, numbers, model, gate))
 
 
 def all_but(numbers: list[int], guilty: int, answers: list[Any]) -> InferenceServerException:
@@ -145,4 +156,18 @@ def test_batches_beyond_the_devices_memory_are_split(repository: Path, start_ser
     numbers = [*range(1, 8), HOG, *range(8, 16)]
     error = all_but(numbers, HOG, together(server, gate, numbers, model="small"))
     assert "out of memory" in error.message()
+    assert failures(server, "device_memory", "small") == 1
     assert restarts(server) == 0
+
+
+def test_a_request_that_hangs_among_others_fails_alone(repository: Path, start_server: StartServer) -> None:
+    model = graphs.python_echo(repository, "slow") / "1" / "model.py"
+    model.write_text(model.read_text() + HANGS)
+    flags = ("--python-directory", str(repository), "--workers", "1", "--compute-timeout", "2")
+    server = start_server(repository, *flags)
+    numbers = [*range(1, 8), ENDLESS, *range(8, 16)]
+    error = all_but(numbers, ENDLESS, asyncio.run(ask_all(server, numbers, "slow")))
+    assert f"{DEATHS_ALONE} of them while they computed nothing else" in error.message()
+    assert failures(server, "hung", "slow") == 1
+    assert restarts(server) <= MOST_DEATHS
+    assert echo(server, ENDLESS, model="slow")[0] == 422

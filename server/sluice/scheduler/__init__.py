@@ -1,4 +1,5 @@
-"""Which batch runs next. queue.py and policy.py are pure, loop.py is the only clock and await.
+"""Which batch runs next, and what becomes of the requests of one that fails. Everything is pure but loop.py, the only
+clock and await.
 
 May import telemetry and the nouns; start at policy.py.
 """

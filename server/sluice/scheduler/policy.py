@@ -5,13 +5,13 @@ that hold the anchor and finish before every member is due, run the one that tog
 least (window.py). There are no buckets: a bucket is wherever the sorted queue says it is. A batch takes no longer
 than leaves time for a later arrival behind it. Several idle workers cut a window into parts where that is faster; the
 last idle one waits a moment before a bad batch, if an entry that comes right after its start could not be answered in
-time by anybody. An entry is refused when the work due before it and a few entries like itself cannot be done in the
-time it has (forecast.py): so the costly are refused first. When more urgent work waits than can be done, a window may
-pass over entries that are due too soon for it, the anchor among them, if that does more work in time per second; what
-is passed over is given up; who must start before such a window ends and is of a tenant within its share runs first.
-What cannot be in time any more waits apart, runs when nothing else does, and is given up only when there is too much
-work. A slow worker leaves an anchor it would be late with to a faster one. Priority shifts the urgency by a bounded
-number of seconds, so age beats it in the end; tenants share what room there is when there is too little of it.
+time by anybody. An entry that could not be answered in time is refused (door.py). When more urgent work waits than
+can be done, a window may pass over entries that are due too soon for it, the anchor among them, if that does more work
+in time per second; what is passed over is given up; who must start before such a window ends and is of a tenant within
+its share runs first. What cannot be in time any more waits apart, runs when nothing else does, and is given up only
+when there is too much work. A slow worker leaves an anchor it would be late with to a faster one. Priority shifts the
+urgency by a bounded number of seconds, so age beats it in the end; tenants share what room there is when there is too
+little of it. Where memory is short, on the device (ceiling.py) or beside it, batches are smaller than their bounds.
 
 The law of this file: it decides and does nothing else; no I/O and no clock but the `now` it is told. An entry that is
 submitted leaves exactly once: in a decision's `entries` or `given_up`, or by `remove`.
@@ -20,7 +20,6 @@ submitted leaves exactly once: in a decision's `entries` or `given_up`, or by `r
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import replace
 from typing import Generic
@@ -28,10 +27,10 @@ from typing import Generic
 from sluice.scheduler.ceiling import Ceiling
 from sluice.scheduler.cost import Cost
 from sluice.scheduler.decision import USUAL, Decision, Refusal, Tuning
+from sluice.scheduler.door import LEAST_WAIT, Door
 from sluice.scheduler.forecast import Forecast
 from sluice.scheduler.queue import Place, Queue, W
 from sluice.scheduler.steps import EXACT, Steps
-from sluice.scheduler.tenants import fair_shares
 from sluice.scheduler.window import Bounds, Sight, Window, look
 
 __all__ = ["Bounds", "Decision", "Policy", "Refusal", "Tuning"]
@@ -39,7 +38,6 @@ __all__ = ["Bounds", "Decision", "Policy", "Refusal", "Tuning"]
 RENEW_EVERY = 64  # batches
 # Of half a target, either way: so the least urgent gets its turn in time even if the most urgent never stop coming.
 MOST_SHIFT = 0.8
-_IDLE_AGAIN = 1e-4  # seconds not worth waiting
 
 
 class Policy(Generic[W]):
@@ -50,21 +48,28 @@ class Policy(Generic[W]):
         self.ceiling = Ceiling(bounds.tokens)
         self.workers = 1.0
         self.portion = 1.0
-        self.shares: Mapping[Hashable, float] = {}
         self._timely: Queue[W] = Queue()
         self._late: Queue[W] = Queue()
         self._places: dict[int, Place[W]] = {}
         self._forecast = Forecast(cost, target, bounds, steps)
+        self._door: Door[W] = Door(cost, self._forecast, tuning)
         self._busy: dict[Hashable, float] = {}  # workers: until when
         self._own: dict[Hashable, float] = {}  # those that ran batches of this version: from when they are free
         self._batches = 1e-9  # usual batch: faded count and seconds
         self._batch_seconds = 0.0
-        self._tenants: dict[Hashable, deque[Place[W]]] = {}
-        self._owed = 0.0  # work to be given up for tenants that had less than their share
         self._until_renewal = RENEW_EVERY
         self._version = -1
         self._squeezed = 1.0
         self.renew()
+
+    @property
+    def shares(self) -> Mapping[Hashable, float]:
+        """What each tenant's share weighs; 1 for those not named."""
+        return self._door.shares
+
+    @shares.setter
+    def shares(self, shares: Mapping[Hashable, float]) -> None:
+        self._door.shares = shares
 
     def renew(self) -> None:
         """Work out anew what depends on the cost model, the number of workers and the limits."""
@@ -78,7 +83,7 @@ class Policy(Generic[W]):
         )
         limits = self._forecast.bounds = self._limits()
         self._forecast.renew(self._longest)
-        self._tenants = {key: places for key, places in self._tenants.items() if key in self._forecast.by_tenant}
+        self._door.forget_the_gone()
         self._sight = Sight(
             self.cost,
             self.steps,
@@ -122,7 +127,7 @@ class Policy(Generic[W]):
         self.steps.arrived(entry.length)
         place = self._place(entry)
         self._forecast.arrived(entry.length, place.work, entry.due - now, now)
-        refusal = self._refusal(place, now)
+        refusal = self._door.refusal(place, self._rate(), now)
         if refusal is None:
             self._add(place)
         return refusal
@@ -141,8 +146,7 @@ class Policy(Generic[W]):
         """Somebody else answered everything: begin with an empty queue, whatever state this one is in."""
         self._timely, self._late = Queue(), Queue()
         self._places.clear()
-        self._tenants.clear()
-        self._owed = 0.0
+        self._door.clear()
         self._forecast.clear()
 
     def urgency(self) -> float:
@@ -167,11 +171,7 @@ class Policy(Generic[W]):
         self._places[entry.sequence] = place
         self._timely.add(place)
         self._forecast.add(place)
-        if entry.tenant is not None:
-            places = self._tenants.setdefault(entry.tenant, deque())
-            places.append(place)
-            while not places[0].waiting:
-                places.popleft()
+        self._door.entered(place)
 
     def _drop(self, place: Place[W]) -> None:
         group = place.group
@@ -183,53 +183,9 @@ class Policy(Generic[W]):
             self._late.remove(place)
         del self._places[place.entry.sequence]
 
-    # Admission
-
     def _rate(self) -> float:
         """Least seconds of work done per second. Without a worker, by the one that will come back."""
         return max(self.workers, 1.0) * max(self.portion, 1e-3) * self._forecast.achieved
-
-    def _refusal(self, place: Place[W], now: float) -> Refusal | None:
-        forecast, entry = self._forecast, place.entry
-        rate = self._rate()
-        room = self.tuning.admit * rate * (entry.due - now)
-        room -= min(self.tuning.like * place.work, room / 2)
-        # What is passed over is no tenant's in particular: several have to keep to their shares before it begins.
-        several = len(forecast.by_tenant) > 1 or (entry.tenant is not None and entry.tenant not in forecast.by_tenant)
-        shared = room / self.tuning.admit if several else room
-        if forecast.waiting <= shared or self.cost.young:
-            return None
-        ahead = forecast.due_within(place.span)
-        if ahead <= shared:
-            return None
-        if several:
-            demands = dict(forecast.by_tenant)
-            wanted = demands[entry.tenant] = demands.get(entry.tenant, 0.0) + place.work
-            if wanted <= fair_shares(demands, min(ahead, room), self.shares)[entry.tenant]:
-                if ahead > room:
-                    self._owed += place.work
-                return None
-        return Refusal(max((ahead - room) / rate, _IDLE_AGAIN), "too much work waits to answer in time")
-
-    def _give_way(self) -> list[W]:
-        """Give up the newest entries of tenants beyond their share, for those admitted although there was no room."""
-        given: list[W] = []
-        while self._owed > 0:
-            held = self._forecast.by_tenant
-            if len(held) < 2:
-                self._owed = 0.0
-                break
-            most = max(held, key=lambda tenant: held[tenant] / max(self.shares.get(tenant, 1.0), 1e-9))
-            places = self._tenants.get(most, deque())
-            while places and not (places[-1].waiting and places[-1].timely):
-                places.pop()
-            if not places:
-                self._owed = 0.0
-                break
-            place = places.pop()
-            self._owed -= place.work
-            given.append(self._give_up(place))
-        return given
 
     def _give_up(self, place: Place[W]) -> W:
         self._drop(place)
@@ -242,7 +198,7 @@ class Policy(Generic[W]):
         self._busy.pop(worker, None)
         if self._until_renewal <= 0 or self._version != self.cost.version:
             self.renew()
-        given = self._give_way() if self._owed > 0 else []
+        given = [self._give_up(place) for place in self._door.leaving()]
         crowded = self._crowded(now)
         window, until = self._timely_window(worker, now, idle, crowded, given)
         while (late := self._late.anchor()) is not None and crowded:
@@ -282,7 +238,7 @@ class Policy(Generic[W]):
             assert group is not None
             window = look(group, group.find(anchor), now, worker, self._sight, compare=crowded)
             if window.bolder is not None and window.bolder.efficiency > self.tuning.bold * window.efficiency:
-                spared = self._spared(window.bolder, now)
+                spared = self._door.spared(now + self._margin * window.bolder.seconds, self._rate())
                 if spared is None:
                     return window.bolder, None
                 assert spared.group is not None
@@ -313,26 +269,6 @@ class Policy(Generic[W]):
         self._places[entry.sequence] = late
         self._late.add(late)
 
-    def _spared(self, window: Window[W], now: float) -> Place[W] | None:
-        """Who must start before this window ends although its tenant asks for no more than its share."""
-        end = now + self._margin * window.seconds
-        most: Place[W] | None = None
-        for tenant in self._within_share():
-            places = self._tenants.get(tenant, deque())
-            while places and not places[0].waiting:
-                places.popleft()
-            if places and places[0].urgency < min(end, most.urgency if most is not None else end):
-                most = places[0]
-        return most
-
-    def _within_share(self) -> set[Hashable]:
-        """Tenants that ask for no more than their share of what can be done: others give way first."""
-        held = self._forecast.by_tenant
-        if len(held) < 2:
-            return set()
-        shares = fair_shares(held, self._rate() * self._forecast.patience, self.shares)
-        return {tenant for tenant, work in held.items() if work <= shares[tenant]}
-
     def _hold(self, window: Window[W], worker: Hashable, now: float, idle: int) -> float | None:
         """The last idle worker is precious: until when to wait for others to finish, and for company, before a batch
         behind which a new arrival could not be in time."""
@@ -351,7 +287,7 @@ class Policy(Generic[W]):
         wait = window.slack - 0.02 * forecast.patience
         if others and free < seconds:
             wait = min(wait, over)
-        return now + wait if wait > _IDLE_AGAIN else None
+        return now + wait if wait > LEAST_WAIT else None
 
     def _spread_out(self, window: Window[W], anchor: Place[W], worker: Hashable, idle: int) -> Window[W]:
         """With several workers idle a window is cut into parts to be computed side by side, where that takes less

@@ -175,7 +175,7 @@ STEPS: st.SearchStrategy[list[Step]] = st.lists(
 
 
 @given(STEPS, st.integers(1, 3), st.integers(1, 400))
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_each_request_has_one_answer_and_the_innocent_their_own(steps: list[Step], workers: int, memory: int) -> None:
     asyncio.run(play(steps, workers, memory))
 
