@@ -126,7 +126,7 @@ class Lives:
             await self._owner.bring_up(life)
         except WorkerLost as error:
             # `ended` has been called, or is about to be, and sees to what follows.
-            log.error("worker %s could not be started: %s", self._device.name, error.message)
+            log.debug("worker %s could not be started: %s", self._device.name, error.message)
         except Exception as error:
             # One that cannot be brought up must not stay as it is.
             log.exception("worker %s could not be brought up", self._device.name)
@@ -260,13 +260,14 @@ class Lives:
             self._leave(following)
             following = None
         self.out = verdict.case is Case.DEVICE_GONE
-        self.reason = _told(death, how, verdict)
+        before, self.reason = self.reason, _told(death, how, verdict)
         if following is not None:
             self.reason = f"{_ended(death, how)}; its second process took over"
             self.current = following
         elif not self.closed:
             self._revival = asyncio.get_running_loop().create_task(self._revive(verdict.pause))
-        log.error("worker %s %s", self._device.name, self.reason)
+        if verdict.case is not Case.NOT_SPAWNED or self.reason != before:  # said once, not each second
+            log.error("worker %s %s", self._device.name, self.reason)
         if self._wanted is not None and not self._wanted.done():
             if following is not None:
                 self._wanted.set_result(None)

@@ -1,7 +1,9 @@
 """A worker's lives with real processes: how they end, what follows, and that nobody who asked for something notices."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,7 +17,7 @@ import pytest
 
 from sluice.app import App
 from sluice.config.settings import Health, Models, Settings, Workers
-from sluice.errors import DeviceFault, ModelFailed, OutOfDeviceMemory, SluiceError
+from sluice.errors import DeviceFault, ModelFailed, OutOfDeviceMemory, SluiceError, WorkerLost
 from sluice.health import Condition, Part
 from sluice.request import InferRequest, Tensor
 from sluice.workers.worker import State, Worker
@@ -370,6 +372,38 @@ async def test_what_kills_workers_when_it_is_loaded_is_left_out(opened: Opened, 
         assert await ask(app, 5, model="tagger") == [10]
         rows = {row.name: row for row in app.catalog.index()}
         assert "ended the worker's process 3 times" in rows["odd"].reason
+
+
+async def test_without_descriptors_a_worker_waits_for_them(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened() as app:
+        (worker,) = app.pool.workers
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            os.kill(worker.pid, signal.SIGKILL)
+            await until(lambda: worker.restarts >= 3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert caplog.text.count("it cannot be started: Too many open files") == 1
+        await until(lambda: held(app))
+        assert await ask(app, 3) == [3]
+
+
+async def test_who_waits_for_a_worker_out_of_service_is_told(opened: Opened) -> None:
+    async with opened() as app:
+        (worker,) = app.pool.workers
+        version = app.catalog.live("odd")
+        work = version.workers[0]._proofs[version.lane.key].work
+        others = [asyncio.create_task(ask(app, -214)) for _ in range(3)]
+        waiting = asyncio.create_task(worker.trial(version.lane.key, version.spec, [work] * 2))
+        outcome = (await asyncio.gather(waiting, return_exceptions=True))[0]
+        while worker.state is not State.OUT:
+            with contextlib.suppress(WorkerLost):
+                await worker.trial(version.lane.key, version.spec, [work])
+        assert isinstance(outcome, WorkerLost | dict)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 async def test_trimming_keeps_answers_right(opened: Opened) -> None:
