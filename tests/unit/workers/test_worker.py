@@ -20,6 +20,7 @@ from sluice.config.settings import Health, Models, Settings, Workers
 from sluice.errors import DeviceFault, ModelFailed, OutOfDeviceMemory, SluiceError, WorkerLost
 from sluice.health import Condition, Part
 from sluice.request import InferRequest, Tensor
+from sluice.workers.probe import work as made_up
 from sluice.workers.worker import State, Worker
 
 Opened = Callable[..., AbstractAsyncContextManager[App]]
@@ -393,7 +394,7 @@ async def test_who_waits_for_a_worker_out_of_service_is_told(opened: Opened) -> 
     async with opened() as app:
         (worker,) = app.pool.workers
         version = app.catalog.live("odd")
-        work = version.workers[0]._proofs[version.lane.key].work
+        work = made_up(version.spec, 1, 2)
         others = [asyncio.create_task(ask(app, -214)) for _ in range(3)]
         waiting = asyncio.create_task(worker.trial(version.lane.key, version.spec, [work] * 2))
         outcome = (await asyncio.gather(waiting, return_exceptions=True))[0]
