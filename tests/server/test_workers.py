@@ -84,6 +84,44 @@ def test_a_killed_worker_costs_no_request(server: Server) -> None:
     assert set(load.answers) == {2}
 
 
+def test_a_standby_takes_the_place_of_a_killed_worker(repository: Path, start_server: StartServer) -> None:
+    server = start_server(repository, "--python-directory", str(repository), "--standby")
+    until(lambda: len(server.workers()) == 2 * WORKERS, "every worker has a second process")
+    load = Load(server)
+    with always_ready(server), load.running():
+        for number, victim in enumerate(server.workers()[:WORKERS], start=1):  # those that were started first
+            victim.kill()
+            until(lambda number=number: restarts(server) == number, "the death is noticed")  # type: ignore[misc]
+            assert all_run(server)
+            load.wait_for_more()
+        until(lambda: all_run(server) and len(server.workers()) == 2 * WORKERS, "every process is replaced")
+        load.wait_for_more()
+    assert not load.failures
+    assert set(load.answers) == {2}
+
+
+def test_workers_replaced_for_their_memory_cost_no_request(repository: Path, start_server: StartServer) -> None:
+    server = start_server(repository, "--python-directory", str(repository), "--max-memory", "1")
+    load = Load(server)
+    with always_ready(server), load.running():
+        until(lambda: server.metric("sluice_worker_restarts_total", cause="memory") == WORKERS, "all are replaced")
+        load.wait_for_more()
+    assert not load.failures
+    assert set(load.answers) == {2}
+    assert restarts(server) == WORKERS
+    until(lambda: len(server.workers()) == WORKERS, "those that were replaced are gone")
+
+
+def test_an_idle_worker_that_stands_still_is_replaced(repository: Path, start_server: StartServer) -> None:
+    patience = {"SLUICE_WORKERS__HANG_TIMEOUT": "0.5"}
+    server = start_server(repository, "--python-directory", str(repository), environment=patience)
+    for victim in server.workers():
+        victim.suspend()
+    until(lambda: server.metric("sluice_worker_restarts_total", cause="hung") >= WORKERS, "it is noticed")
+    until(lambda: all_run(server), "both are replaced")
+    assert echo(server, 5)[0] == 200
+
+
 def test_the_batch_of_a_killed_worker_is_computed_again(server: Server, gate: Gate) -> None:
     gate.path.touch()
     gate.reached.unlink(missing_ok=True)

@@ -192,7 +192,8 @@ class Life:
         # A device that computed well until a request came that made it fail before is not the one to blame.
         doubtful = not self.excused and self._batches < PROVEN_BATCHES
         blamed = cause is Cause.DEVICE and (self._broken or doubtful)
-        death = Death(cause, time.monotonic() - self.born, self._batches, self.served, blamed)
+        spawned = bool(self.pid)
+        death = Death(cause, time.monotonic() - self.born, self._batches, self.served, blamed, spawned)
         self._keeper.ended(self, death, how)
         for waiting in (self._started, *self._loads.values()):
             if waiting is not None and not waiting.done():

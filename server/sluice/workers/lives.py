@@ -109,25 +109,28 @@ class Lives:
         return Life(self._device, self._around.settings, self)
 
     async def _prepare(self, life: Life) -> None:
-        """Start it and bring it up."""
-        life.upbringing = asyncio.current_task()
-        try:
-            await life.start()
-        except WorkerLost as error:
-            # `ended` has been called, or is about to be, and sees to what follows.
-            log.error("worker %s could not be started: %s", self._device.name, error.message)
-            return
-        self._owner.switched()
-        await self._owner.bring_up(life)
-        self.try_switch()
+        """Start it and bring it up; it goes on when nobody waits for it any more."""
+        life.upbringing = asyncio.get_running_loop().create_task(self._raise(life, start=True))
+        await asyncio.wait({life.upbringing})
 
     def tend(self, life: Life) -> None:
         """There is something missing in it."""
         if life.upbringing is None or life.upbringing.done():
-            life.upbringing = asyncio.get_running_loop().create_task(self._tend(life))
+            life.upbringing = asyncio.get_running_loop().create_task(self._raise(life, start=False))
 
-    async def _tend(self, life: Life) -> None:
-        await self._owner.bring_up(life)
+    async def _raise(self, life: Life, start: bool) -> None:
+        try:
+            if start:
+                await life.start()
+                self._owner.switched()
+            await self._owner.bring_up(life)
+        except WorkerLost as error:
+            # `ended` has been called, or is about to be, and sees to what follows.
+            log.debug("worker %s could not be started: %s", self._device.name, error.message)
+        except Exception as error:
+            # One that cannot be brought up must not stay as it is.
+            log.exception("worker %s could not be brought up", self._device.name)
+            life.kill(Cause.DIED, WorkerLost(f"internal error: {error!r:.200}"))
         self.try_switch()
 
     async def _revive(self, pause: float) -> None:
@@ -257,13 +260,14 @@ class Lives:
             self._leave(following)
             following = None
         self.out = verdict.case is Case.DEVICE_GONE
-        self.reason = _told(death, how, verdict)
+        before, self.reason = self.reason, _told(death, how, verdict)
         if following is not None:
             self.reason = f"{_ended(death, how)}; its second process took over"
             self.current = following
         elif not self.closed:
             self._revival = asyncio.get_running_loop().create_task(self._revive(verdict.pause))
-        log.error("worker %s %s", self._device.name, self.reason)
+        if verdict.case is not Case.NOT_SPAWNED or self.reason != before:  # said once, not each second
+            log.error("worker %s %s", self._device.name, self.reason)
         if self._wanted is not None and not self._wanted.done():
             if following is not None:
                 self._wanted.set_result(None)

@@ -46,6 +46,7 @@ class Case(StrEnum):
     """What a death means for the next start."""
 
     DEVICE_GONE = "device gone"
+    NOT_SPAWNED = "it cannot be started"
     CRASH_LOOP_ALONE = "crash loop, none left"
     CRASH_LOOP = "crash loop"
     NONE_LEFT = "none left"
@@ -62,6 +63,7 @@ class Death:
     batches: int  # of requests that it computed
     served: bool  # it came so far that it could be given requests
     blames_device: bool = False  # no request explains it
+    spawned: bool = True  # there was a process at all
 
     @property
     def proven(self) -> bool:
@@ -109,6 +111,8 @@ _RULES: tuple[_Rule, ...] = (
         lambda now: now.faults >= FAULTS,
         lambda now: min(_LONGEST_OUT, _OUT_SECONDS * 2.0**now.outages),
     ),
+    # The system is short of something. Asking again costs next to nothing.
+    (Case.NOT_SPAWNED, lambda now: not now.death.spawned, lambda now: 1.0),
     (
         # What kills the only worker at its start, as a model that cannot be loaded, is no reason to hurry.
         Case.CRASH_LOOP_ALONE,

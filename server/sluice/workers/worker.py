@@ -97,6 +97,7 @@ class Worker:
         self._faulted: deque[frozenset[int]] = deque(maxlen=16)  # requests under which the device failed lately
         self._recycle_after = 0.0
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._waiting: set[asyncio.Timeout] = set()  # for a turn
 
     # What the scheduler asks.
 
@@ -243,11 +244,19 @@ class Worker:
     async def _in_turn(
         self, key: str, spec: ModelSpec, works: Sequence[Work], patience: float
     ) -> tuple[dict[str, Tensor], float]:
-        async with self._scheduler.turn(self):
-            life = self._lives.current
-            if life is None or not life.idle or key not in life.loaded:  # it may have died while this waited
-                raise WorkerLost(f"worker {self.device.name} is not running")
-            outcome = await self._alone(life, key, spec, works, patience)
+        limit = asyncio.timeout(None)
+        self._waiting.add(limit)  # a worker that is out of service has no turn to give
+        try:
+            async with limit, self._scheduler.turn(self):
+                self._waiting.discard(limit)
+                life = self._lives.current
+                if life is None or not life.idle or key not in life.loaded:  # it may have died while this waited
+                    raise WorkerLost(f"worker {self.device.name} is not running")
+                outcome = await self._alone(life, key, spec, works, patience)
+        except TimeoutError as error:
+            raise WorkerLost(f"worker {self.device.name} is out of service") from error
+        finally:
+            self._waiting.discard(limit)
         if len(works) == 1:
             proof, known = _Proof(spec, works[0]), self._proofs.get(key)
             if known is None or proof.size < known.size:
@@ -316,6 +325,9 @@ class Worker:
         self.serving = life.warm & self._residents.keys() if able and life is not None else set()
         if life is not None and self.serving:
             life.served = True
+        if self._lives.out:
+            for limit in self._waiting:
+                limit.reschedule(0.0)
         self._scheduler.recount()
         self._around.changed()
 

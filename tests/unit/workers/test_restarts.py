@@ -19,6 +19,7 @@ PROVEN = Death(Cause.DIED, PROVEN_SECONDS, 0, served=True)
 BUSY = Death(Cause.DIED, 1.0, PROVEN_BATCHES, served=True)
 SERVED = Death(Cause.DIED, 1.0, 1, served=True)
 NEVER_SERVED = Death(Cause.DIED, 1.0, 0, served=False)
+NOT_SPAWNED = Death(Cause.DIED, 0.0, 0, served=False, spawned=False)
 HUNG = Death(Cause.HUNG, PROVEN_SECONDS, 0, served=True)
 FAULT = Death(Cause.DEVICE, PROVEN_SECONDS, 0, served=True, blames_device=True)
 EXPLAINED = Death(Cause.DEVICE, PROVEN_SECONDS, 0, served=True)
@@ -44,6 +45,8 @@ FINE, ALONE, SOME_DOWN, ALL_DOWN = Others(3, 0), Others(0, 0), Others(1, 2), Oth
         ([NEVER_SERVED] * 50, FINE, Verdict(Case.CRASH_LOOP, 30.0)),
         ([SERVED] * 50, ALONE, Verdict(Case.CRASH_LOOP_ALONE, 1.0)),
         ([SERVED, SERVED], ALL_DOWN, Verdict(Case.CRASH_LOOP_ALONE, 0.2)),
+        ([NOT_SPAWNED] * 50, FINE, Verdict(Case.NOT_SPAWNED, 1.0)),
+        ([NOT_SPAWNED] * 50, ALONE, Verdict(Case.NOT_SPAWNED, 1.0)),
         ([NEVER_SERVED] * 50, ALONE, Verdict(Case.CRASH_LOOP, 30.0)),
         ([FAULT] * (FAULTS - 1), FINE, Verdict(Case.ONE_DIED, 0.0)),
         ([FAULT] * FAULTS, FINE, Verdict(Case.DEVICE_GONE, 300.0)),

@@ -1,7 +1,9 @@
 """A worker's lives with real processes: how they end, what follows, and that nobody who asked for something notices."""
 
 import asyncio
+import contextlib
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -15,9 +17,10 @@ import pytest
 
 from sluice.app import App
 from sluice.config.settings import Health, Models, Settings, Workers
-from sluice.errors import DeviceFault, ModelError, ModelFailed, OutOfDeviceMemory, SluiceError
+from sluice.errors import DeviceFault, ModelFailed, OutOfDeviceMemory, SluiceError, WorkerLost
 from sluice.health import Condition, Part
 from sluice.request import InferRequest, Tensor
+from sluice.workers.probe import work as made_up
 from sluice.workers.worker import State, Worker
 
 Opened = Callable[..., AbstractAsyncContextManager[App]]
@@ -39,16 +42,16 @@ class Model:
 
     def run(self, inputs):
         x = inputs["x"]
-        if (x == 700).any():
+        if (x == -700).any():
             raise RuntimeError("CUDA failure 700: an illegal memory access was encountered ; GPU=0")
-        if (x == 214).any():
+        if (x == -214).any():
             raise RuntimeError("CUDA failure 214: uncorrectable ECC error encountered ; GPU=0")
-        if (x == 2).any():
+        if (x == -2).any():
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
-        if (x == 666).any():
+        if (x == -666).any():
             raise RuntimeError("the number of the beast")
-        if (x == 777).any():
-            self.kept.append(b"x" * (128 << 20))
+        if (x == -777).any():
+            self.kept.append(b"x" * (256 << 20))
         if self.spoiled.exists() and self.spoiled.read_text() == str(os.getpid()):
             raise RuntimeError("not this time")
         while self.gate.exists():
@@ -210,7 +213,7 @@ async def test_too_much_memory_is_answered_and_the_worker_lives(opened: Opened) 
         (worker,) = app.pool.workers
         before = worker.pid
         with pytest.raises(OutOfDeviceMemory, match="out of memory"):
-            await ask(app, 2)
+            await ask(app, -2)
         assert await ask(app, 3) == [3]
         assert (worker.pid, worker.restarts) == (before, 0)
 
@@ -220,7 +223,7 @@ async def test_a_fault_of_the_device_replaces_the_process(opened: Opened) -> Non
         (worker,) = app.pool.workers
         before = worker.pid
         with pytest.raises(DeviceFault, match="illegal memory access"):
-            await ask(app, 700)
+            await ask(app, -700)
         await until(lambda: held(app) and worker.pid != before)
         assert restarts(app, "device") == worker.restarts
         # One request, however often it was tried, is no reason to give the device up.
@@ -232,14 +235,12 @@ async def test_a_fault_of_the_device_replaces_the_process(opened: Opened) -> Non
 async def test_a_device_that_fails_again_and_again_is_out_of_service(opened: Opened) -> None:
     async with opened() as app:
         (worker,) = app.pool.workers
-        asking = asyncio.create_task(ask(app, 214))
-        others = [asyncio.create_task(ask(app, 214)) for _ in range(2)]
+        asking = asyncio.create_task(ask(app, -214))
+        others = [asyncio.create_task(ask(app, -214)) for _ in range(2)]
         await until(lambda: worker.state is State.OUT)
         assert "out of service for 300 s" in worker.reason
         assert condition(app, "device") == condition(app, "worker") == [Condition.FAILED]
         assert app.pool.states()["out"] == 1
-        with pytest.raises(ModelError, match="no worker is running"):
-            await app.catalog.load("odd", "{}")
         for task in (asking, *others):
             task.cancel()
         outcomes = await asyncio.gather(asking, *others, return_exceptions=True)
@@ -290,18 +291,18 @@ async def test_a_worker_without_models_gives_signs_of_life_as_well(opened: Opene
 
 
 async def test_a_worker_that_takes_too_much_memory_is_replaced(opened: Opened) -> None:
-    async with opened(max_memory=160 << 20) as app:
+    async with opened(max_memory=200 << 20) as app:
         (worker,) = app.pool.workers
         fresh = worker.memory()
-        assert 0 < fresh < 160 << 20
+        assert 0 < fresh < 200 << 20
         load = Load(app)
         await load.more()
-        assert await ask(app, 777) == [777]
+        assert await ask(app, -777) == [-777]
         await until(lambda: restarts(app, "memory") == 1)
         await load.more()
         await load.stop()
         await until(lambda: len(worker.pids) == 1)
-        assert worker.memory() < 160 << 20
+        assert worker.memory() < 200 << 20
         assert restarts(app, "died") == 0
 
 
@@ -343,7 +344,7 @@ async def test_a_worker_that_fails_where_others_succeed_gets_no_requests(opened:
 async def test_a_model_that_fails_everywhere_is_no_workers_fault(opened: Opened) -> None:
     async with opened(count=2) as app:
         for _ in range(40):
-            outcomes = await asyncio.gather(*(ask(app, 666) for _ in range(4)), return_exceptions=True)
+            outcomes = await asyncio.gather(*(ask(app, -666) for _ in range(4)), return_exceptions=True)
             assert all(isinstance(outcome, ModelFailed) for outcome in outcomes)
         assert held(app)
         assert [worker.reason for worker in app.pool.workers] == ["", ""]
@@ -372,6 +373,38 @@ async def test_what_kills_workers_when_it_is_loaded_is_left_out(opened: Opened, 
         assert await ask(app, 5, model="tagger") == [10]
         rows = {row.name: row for row in app.catalog.index()}
         assert "ended the worker's process 3 times" in rows["odd"].reason
+
+
+async def test_without_descriptors_a_worker_waits_for_them(opened: Opened, caplog: pytest.LogCaptureFixture) -> None:
+    async with opened() as app:
+        (worker,) = app.pool.workers
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            os.kill(worker.pid, signal.SIGKILL)
+            await until(lambda: worker.restarts >= 3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert caplog.text.count("it cannot be started: Too many open files") == 1
+        await until(lambda: held(app))
+        assert await ask(app, 3) == [3]
+
+
+async def test_who_waits_for_a_worker_out_of_service_is_told(opened: Opened) -> None:
+    async with opened() as app:
+        (worker,) = app.pool.workers
+        version = app.catalog.live("odd")
+        work = made_up(version.spec, 1, 2)
+        others = [asyncio.create_task(ask(app, -214)) for _ in range(3)]
+        waiting = asyncio.create_task(worker.trial(version.lane.key, version.spec, [work] * 2))
+        outcome = (await asyncio.gather(waiting, return_exceptions=True))[0]
+        while worker.state is not State.OUT:
+            with contextlib.suppress(WorkerLost):
+                await worker.trial(version.lane.key, version.spec, [work])
+        assert isinstance(outcome, WorkerLost | dict)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 async def test_trimming_keeps_answers_right(opened: Opened) -> None:
