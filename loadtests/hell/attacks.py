@@ -12,8 +12,9 @@ import itertools
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from loadtests.hell import frames
 
@@ -84,7 +85,7 @@ class Line:
 
 
 Work = Callable[[Victim, Line], Awaitable[None]]
-Run = Callable[[Victim], Awaitable[None]]
+Run = Callable[[Victim], Coroutine[Any, Any, None]]
 
 
 def _many(port: str, count: int, work: Work) -> Run:

@@ -9,6 +9,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION =
 END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
 INITIAL_WINDOW_SIZE = 4
 CANCEL = 8
+_LARGEST = 16 << 10  # bytes of a frame's payload, before anything else is agreed
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
@@ -41,8 +42,11 @@ def headers(stream: int, content: bytes, flags: int = END_HEADERS) -> bytes:
 
 
 def message(stream: int, content: bytes) -> bytes:
-    """One gRPC message, uncompressed, as the last of its stream; it must fit into a frame."""
-    return frame(DATA, END_STREAM, stream, b"\0" + len(content).to_bytes(4, "big") + content)
+    """One gRPC message, uncompressed, as the last of its stream; what the windows allow is up to the caller."""
+    whole = b"\0" + len(content).to_bytes(4, "big") + content
+    pieces = [whole[at : at + _LARGEST] for at in range(0, len(whole), _LARGEST)]
+    sent = [frame(DATA, 0, stream, piece) for piece in pieces[:-1]]
+    return b"".join([*sent, frame(DATA, END_STREAM, stream, pieces[-1])])
 
 
 def reset(stream: int) -> bytes:
