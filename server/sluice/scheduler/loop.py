@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from sluice.errors import (
     DeadlineExceeded,
     InternalError,
+    NotReady,
     OutOfDeviceMemory,
     Overloaded,
     QueueFull,
@@ -108,6 +109,8 @@ class Scheduler:
 
     async def submit(self, lane: Lane, work: Work) -> tuple[Tensor, ...]:
         """Queue the work and wait for its outputs; cancelling the caller removes it."""
+        if self._lanes.get(lane.key) is not lane:  # nobody would ever look at it
+            raise NotReady(f"'{lane.spec.name}' version {lane.spec.version} is not at ready state: it was unloaded")
         loop = asyncio.get_running_loop()
         now = time.monotonic()
         entry = self._entry(lane, work, loop.create_future(), now)
