@@ -117,15 +117,15 @@ def state(pid: int) -> str:
     return ""
 
 
-def memory(pid: int) -> tuple[float, float, float]:
-    """MiB of a process: resident, its proportional share of that, and what only it has."""
+def memory(pid: int) -> tuple[float, float]:
+    """MiB of a process: its proportional share of what is resident, and of that what is no file's, which the system
+    could drop at will."""
     lines: dict[str, float] = {}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
             name, _, rest = line.partition(":")
             lines[name] = float(rest.split()[0]) / 1024
-    private = lines.get("Private_Clean", 0.0) + lines.get("Private_Dirty", 0.0)
-    return lines.get("Rss", 0.0), lines.get("Pss", 0.0), private
+    return lines.get("Pss", 0.0), lines.get("Pss_Anon", 0.0) + lines.get("Pss_Shmem", 0.0)
 
 
 # The network: a namespace of our own, whose loopback device can be slowed down without hurting anybody.

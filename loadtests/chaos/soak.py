@@ -1,7 +1,7 @@
 """`python -m loadtests.chaos.soak`: an hour of steady load below capacity; memory and throughput must not move.
 
-Writes docs/soak.md. Exits with 1 when an answer was wrong or lost, or when the last half of the time drifted. It ends by
-itself.
+Writes docs/soak.md. Exits with 1 when an answer was wrong or lost, or when something drifted in the last half of the
+time. It ends by itself.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Soak:
 
 SERVER, WORKERS, ALL = "server MiB", "workers MiB", "server and workers MiB"
 MEMORY = (SERVER, WORKERS, ALL)
+RESIDENT = "with files' pages, MiB"
 ANSWERED, SENT, P50, P99 = "answered of sent", "sent /s", "p50 ms", "p99 ms"
 
 
@@ -118,13 +119,16 @@ def _faults(chosen: argparse.Namespace) -> list[schedule.Fault]:
 
 
 async def _sample(pid: int, start: float, soak: Soak) -> None:
-    """Until cancelled. A page that several processes share is counted once, by each one's share."""
+    """Until cancelled."""
     await asyncio.sleep(_SETTLED)
     while True:
         now = time.monotonic() - start
-        server = machine.memory(pid)[1]
-        workers = sum(machine.memory(child)[1] for child in machine.children(pid))
-        for name, value in ((SERVER, server), (WORKERS, workers), (ALL, server + workers)):
+        server = machine.memory(pid)
+        workers = [machine.memory(child) for child in machine.children(pid)]
+        held = sum(each[1] for each in workers)
+        values = {SERVER: server[1], WORKERS: held, ALL: server[1] + held}
+        values[RESIDENT] = server[0] + sum(each[0] for each in workers)
+        for name, value in values.items():
             soak.lines.setdefault(name, []).append((now, value))
         await asyncio.sleep(_EVERY)
 
@@ -151,7 +155,7 @@ def page(soak: Soak) -> str:
     found = soak.drifts()
     rows = ["| | at half time | at the end | drift | bound |", "| --- | --: | --: | --: | --: |"]
     for name, each in found.items():
-        bound = f"< {BOUND:.0%}" if name in MEMORY else f"> −{BOUND:.0%}" if name == ANSWERED else "–"
+        bound = f"< {BOUND:.0%}" if name in MEMORY else f"> -{BOUND:.0%}" if name == ANSWERED else "–"
         rows.append(f"| {name} | {each.at_start:,.3f} | {each.at_end:,.3f} | {each.share:+.2%} | {bound} |")
     outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(soak.outcomes.items()))
     wrong = soak.outcomes.get(Outcome.WRONG, 0) + soak.outcomes.get(Outcome.LOST, 0)
@@ -159,9 +163,10 @@ def page(soak: Soak) -> str:
         "# Soak",
         "<!-- Written by `python -m loadtests.chaos.soak`; what is changed here by hand is lost. -->",
         f"A server with 2 workers under steady load for {soak.seconds / 3600:g} h: four models, both protocols, every "
-        f"answer compared with the truth. Drift is what a straight line through the last half of the time gains, as a share "
-        "of the mean. Memory is the proportional share of resident pages, so that one which several processes share "
-        f"counts once. {soak.date}; " + ", ".join(f"{name} {value}" for name, value in soak.machine.items()) + ".",
+        "answer compared with the truth. Drift is what a straight line through the last half of the time gains, as a "
+        "share of the mean. Memory is what the processes hold themselves; a page that several share counts once, and "
+        "pages of files, which the system drops when it needs them, are in a line of their own. "
+        f"{soak.date}; " + ", ".join(f"{name} {value}" for name, value in soak.machine.items()) + ".",
         f"Requests: {outcomes}; **{wrong} wrong or lost**. Faults injected: {soak.faults}. "
         f"Memory and throughput are **{'steady' if soak.steady else 'not steady'}**.",
         "\n".join(rows),
@@ -173,7 +178,7 @@ def page(soak: Soak) -> str:
 
 def pictures(soak: Soak) -> dict[str, str]:
     shown = {
-        "memory": ("MiB", MEMORY),
+        "memory": ("MiB", (*MEMORY, RESIDENT)),
         "latency": ("ms", (P50, P99)),
         "throughput": ("requests per second", (SENT,)),
     }
