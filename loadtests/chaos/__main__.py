@@ -32,7 +32,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=0, help="in all; 0 = seventy for each minute")
     parser.add_argument("--kinds", default="", help="only these kinds of faults, as kill,hang")
     parser.add_argument("--page", type=Path, default=None, help="where to write the page (docs/chaos.md, quick: none)")
-    parser.add_argument("--keep", type=Path, default=None, help="keep the servers' folders with their logs here")
+    parser.add_argument(
+        "--keep", type=Path, default=None, help="keep the servers' folders with their logs, and the record, here"
+    )
     parser.add_argument("--no-capacity", action="store_true", help="skip the comparison with a smaller server")
     return parser.parse_args()
 
@@ -64,6 +66,8 @@ def main() -> int:
         record.rounds = [result.plain() for result in results]
         if with_capacity:
             record.capacity = uvloop.run(capacity.measure(folder, texts)).plain()
+        if chosen.keep is not None:
+            report.keep(chosen.keep / "run.json", record)
     text = report.page(record)
     print(text)
     page = chosen.page or (None if chosen.quick else Path("docs/chaos.md"))

@@ -20,6 +20,7 @@ from loadtests.chaos.replies import NO_ANSWER
 
 DEADLINE = 10.0
 GRACE = 10.0  # beyond its deadline, after which a request without an answer is lost
+PATIENCE = 45.0  # of those without a deadline
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +94,12 @@ class Load:
     async def ask(self, question: Question, protocol: str, deadline: float | None = None) -> Request:
         """One request and its outcome."""
         request = self.ledger.send(question.model, protocol, time.monotonic(), question.guilty)
+        patience = PATIENCE if deadline is None else deadline + GRACE
         try:
-            async with asyncio.timeout(DEADLINE + GRACE):
+            async with asyncio.timeout(patience):
                 reply = await self.clients[protocol].ask(question, deadline)
         except TimeoutError:
-            text = f"no answer within {DEADLINE + GRACE:g} s"
-            self.ledger.end(request, Outcome.LOST, time.monotonic(), "unanswered", text)
+            self.ledger.end(request, Outcome.LOST, time.monotonic(), "unanswered", f"no answer within {patience:g} s")
         except asyncio.CancelledError:
             self.ledger.end(request, Outcome.CANCELLED, time.monotonic())
             raise

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from loadtests.chaos.load import DEADLINE, GRACE
+from loadtests.chaos.load import GRACE, PATIENCE
 from loadtests.chaos.rounds import Result
 from loadtests.chaos.schedule import KINDS
 from loadtests.compare import machine
@@ -68,8 +68,12 @@ def write(page: Path, run: Run, text: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, each in enumerate(run.rounds):
         (folder / f"round-{number}.svg").write_text(_chart(each), encoding="utf-8")
-    (folder / "run.json").write_text(json.dumps(asdict(run)), encoding="utf-8")
+    keep(folder / "run.json", run)
     page.write_text(text, encoding="utf-8")
+
+
+def keep(path: Path, run: Run) -> None:
+    path.write_text(json.dumps(asdict(run)), encoding="utf-8")
 
 
 def page(run: Run) -> str:
@@ -80,7 +84,7 @@ def page(run: Run) -> str:
         "<!-- Written by `python -m loadtests.chaos`; what is changed here by hand is lost. -->",
         "Servers that are broken on purpose while they are asked. Requests over both protocols come at the times of a "
         "schedule, whatever became of those before, and every answer is compared with the truth. A request is *lost* "
-        f"if it has no answer within {DEADLINE + GRACE:g} s, or if its connection goes away instead. It is *wrong* if "
+        f"if it has no answer {GRACE:g} s after its deadline, or within {PATIENCE:g} s if it has none, or if its connection goes away instead. It is *wrong* if "
         "its answer is not the one that the bare model gives, or if it is answered although it cannot be. *Guilty* are "
         f"requests made to raise, to hang or to kill. Seed {run.seed}, {run.date}; "
         + ", ".join(f"{name} {value}" for name, value in run.machine.items())
