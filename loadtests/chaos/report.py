@@ -84,7 +84,8 @@ def page(run: Run) -> str:
         "<!-- Written by `python -m loadtests.chaos`; what is changed here by hand is lost. -->",
         "Servers that are broken on purpose while they are asked. Requests over both protocols come at the times of a "
         "schedule, whatever became of those before, and every answer is compared with the truth. A request is *lost* "
-        f"if it has no answer {GRACE:g} s after its deadline, or within {PATIENCE:g} s if it has none, or if its connection goes away instead. It is *wrong* if "
+        f"if it has no answer {GRACE:g} s after its deadline, or within {PATIENCE:g} s if it has none, or if its "
+        "connection goes away instead. It is *wrong* if "
         "its answer is not the one that the bare model gives, or if it is answered although it cannot be. *Guilty* are "
         f"requests made to raise, to hang or to kill. Seed {run.seed}, {run.date}; "
         + ", ".join(f"{name} {value}" for name, value in run.machine.items())
