@@ -16,6 +16,7 @@ class Kind:
     what: str
     most: int = 1_000_000  # in one round
     room: float = 0.0  # seconds before the next one of its kind
+    costs: bool = False  # it takes a worker away for a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,28 +29,37 @@ class Fault:
 
 
 KINDS = (
-    Kind("kill", 36, "kill -9 of any worker process"),
-    Kind("kill-busy", 30, "kill -9 of a worker in the middle of a batch"),
-    Kind("stop", 14, "SIGSTOP of a worker, left to the server to find out", room=4),
-    Kind("pause", 30, "SIGSTOP of a worker, SIGCONT within a second"),
-    Kind("crash", 14, "the model reads address 0: SIGSEGV in the middle of a batch"),
-    Kind("exit", 8, "the model leaves the process in the middle of a batch"),
-    Kind("hang", 12, "the model sleeps for ever in the middle of a batch", room=4),
-    Kind("spin", 4, "the model computes for ever in the middle of a batch", room=8),
-    Kind("device", 6, "the model raises what a device does that is lost for this process", most=2, room=10),
+    Kind("kill", 36, "kill -9 of any worker process", costs=True),
+    Kind("kill-busy", 30, "kill -9 of a worker in the middle of a batch", costs=True),
+    Kind("stop", 14, "SIGSTOP of a worker, left to the server to find out", room=4, costs=True),
+    Kind("pause", 30, "SIGSTOP of a worker, SIGCONT within a second", costs=True),
+    Kind("crash", 14, "the model reads address 0: SIGSEGV in the middle of a batch", costs=True),
+    Kind("exit", 8, "the model leaves the process in the middle of a batch", costs=True),
+    Kind("hang", 12, "the model sleeps for ever in the middle of a batch", room=4, costs=True),
+    Kind("spin", 4, "the model computes for ever in the middle of a batch", room=8, costs=True),
+    Kind("device", 6, "the model raises what a device does that is lost for this process", most=2, room=10, costs=True),
     Kind("raise", 76, "the model raises an exception, once"),
     Kind("out-of-memory", 60, "the model raises what a device does whose memory is full, once"),
     Kind("hog", 10, "a worker takes 300 MiB more for some seconds", room=6),
     Kind("poison-raise", 56, "a request that always raises, sent twice"),
-    Kind("poison-kill", 14, "a request that always kills its worker, sent twice", room=3),
-    Kind("poison-hang", 4, "a request that always computes for ever, sent twice", room=10),
+    Kind("poison-kill", 14, "a request that always kills its worker, sent twice", room=3, costs=True),
+    Kind("poison-hang", 4, "a request that always computes for ever, sent twice", room=10, costs=True),
     Kind("reload", 40, "a new version of a model is loaded, the old one goes", room=2),
     Kind("bad-reload", 20, "a new version is loaded whose file is damaged", room=2),
     Kind("unload", 20, "a model is unloaded, and loaded again", room=2),
     Kind("storm", 70, "40 requests over both protocols, nine in ten of them cancelled at random moments"),
     Kind("slow-network", 26, "the network passes 8 Mbit/s for a second or two (tc tbf)", room=3),
-    Kind("slow-disk", 10, "the disk gives 20 MB/s while a worker is replaced, the model not in memory", room=10),
+    Kind(
+        "slow-disk",
+        10,
+        "the disk gives 20 MB/s while a worker is replaced, the model not in memory",
+        room=10,
+        costs=True,
+    ),
 )
+_COSTLY = "whatever takes a worker away"
+GAP = 2.0  # seconds between two faults that take a worker away, so that most returns can be timed …
+OVERLAP = 0.2  # … and the share of those that fall into others all the same
 BY_NAME: Mapping[str, Kind] = {kind.name: kind for kind in KINDS}
 
 
@@ -65,13 +75,20 @@ def draw(seed: int, seconds: float, count: int, kinds: Iterable[Kind] = KINDS) -
     for number in range(len(names)):
         at = (number + chance.random()) * slot
         waiting.append(names[number])
-        chosen = next((name for name in waiting if free.get(name, 0.0) <= at), None)
+        any_time = chance.random() < OVERLAP
+        chosen = next((name for name in waiting if _may(name, at, free, any_time)), None)
         if chosen is None:
             continue
         waiting.remove(chosen)
         free[chosen] = at + BY_NAME[chosen].room
+        if BY_NAME[chosen].costs:
+            free[_COSTLY] = at + GAP
         faults.append(Fault(at, chosen, chance.randrange(1 << 32)))
     return faults
+
+
+def _may(name: str, at: float, free: Mapping[str, float], any_time: bool) -> bool:
+    return free.get(name, 0.0) <= at and (any_time or not BY_NAME[name].costs or free.get(_COSTLY, 0.0) <= at)
 
 
 def _names(kinds: list[Kind], count: int, chance: random.Random) -> list[str]:

@@ -4,7 +4,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loadtests.chaos.schedule import BY_NAME, KINDS, draw
+from loadtests.chaos.schedule import BY_NAME, GAP, KINDS, draw
 
 
 def test_the_same_seed_gives_the_same_faults_and_another_seed_others() -> None:
@@ -35,6 +35,13 @@ def test_every_kind_comes_as_often_as_its_weight_says() -> None:
     for kind in KINDS:
         if kind.most > 1000 and not kind.room:
             assert found[kind.name] / total == pytest.approx(kind.weight / weights, rel=0.5)
+
+
+def test_most_faults_that_take_a_worker_leave_time_to_come_back() -> None:
+    costly = [fault.at for fault in draw(1, 120, 140) if BY_NAME[fault.kind].costs]
+    crowded = sum(b - a < GAP for a, b in pairwise(costly))
+    assert len(costly) > 25
+    assert 0 < crowded < 0.4 * len(costly)
 
 
 def test_only_the_kinds_asked_for_are_drawn() -> None:
