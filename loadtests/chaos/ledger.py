@@ -69,6 +69,10 @@ class Ledger:
                 found[request.kind, "guilty" if request.guilty else request.model] += 1
         return dict(found)
 
+    def examples(self) -> dict[str, str]:
+        """What one explicit error of each kind said."""
+        return {each.kind: each.detail for each in self.requests if each.outcome is Outcome.ERROR}
+
     def bad(self) -> list[Request]:
         """What must not be."""
         return [request for request in self.requests if request.outcome in (Outcome.WRONG, Outcome.LOST)]

@@ -188,14 +188,21 @@ def _answers(run: Run, outcomes: Counter[str]) -> str:
     first = _table(head, [(told.get(name, name), f"{outcomes[name]:,}") for name in names])
     who = sorted({who for _, who in run.errors}, key=lambda each: (each != "guilty", each))
     kinds = sorted({kind for kind, _ in run.errors})
+    said = {kind: text for each in run.rounds for kind, text in each["examples"].items()}
     rows = [
-        (kind, *(f"{run.errors[kind, each]}" if (kind, each) in run.errors else "" for each in who)) for kind in kinds
+        (kind, *(f"{run.errors.get((kind, each), '')}" for each in who), _quoted(said.get(kind, ""))) for kind in kinds
     ]
     text = (
         "Explicit errors, by who got them: the guilty, or the innocent, by the model they asked. An innocent one that "
         "is alone in its batch when the model raises is told so; one that shares a batch with a guilty one is answered."
     )
-    return first + "\n\n" + text + ("\n\n" + _table(("error", *who), rows) if rows else "")
+    return first + "\n\n" + text + ("\n\n" + _table(("error", *who, "for instance"), rows) if rows else "")
+
+
+def _quoted(text: str) -> str:
+    """An error's words on one line of a table, out of the JSON they may have come in."""
+    words = text.removeprefix('{"error":"').removesuffix('"}').replace("|", "/")
+    return " ".join(words.split())
 
 
 def _recoveries(run: Run) -> str:

@@ -86,6 +86,7 @@ class Result:
     skipped: dict[str, str] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
     errors: list[tuple[str, str, int]] = field(default_factory=list)  # kind, who got it, how often
+    examples: dict[str, str] = field(default_factory=dict)  # what an error of each kind said
     bad: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     recoveries: dict[str, list[float]] = field(default_factory=dict)  # seconds after a fault that struck alone
@@ -180,6 +181,7 @@ def _conclude(result: Result, load: Load, watch: Watch, injection: Injection, st
     result.skipped = injection.skipped
     result.outcomes = {outcome.value: count for outcome, count in ledger.counts().items()}
     result.errors = sorted((kind, who, count) for (kind, who), count in ledger.errors().items())
+    result.examples = {kind: said[:160] for kind, said in ledger.examples().items()}
     for each in ledger.bad():
         told = (
             f"{each.outcome}: {each.model} over {each.protocol}, {each.sent - start:.1f} s: {each.kind} {each.detail}"

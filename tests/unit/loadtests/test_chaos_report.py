@@ -11,6 +11,7 @@ def played(setting: str = "2 workers", **changes: Any) -> dict[str, Any]:
         faults={"kill": 300, "raise": 220},
         outcomes={"right": 9000, "error": 12, "cancelled": 100},
         errors=[("model failed", "whim", 2), ("worker lost", "guilty", 10)],
+        examples={"worker lost": '{"error":"the worker died"}'},
         recoveries={"kill": [1.0, 1.5, 2.0]},
         worst=2.5,
         worst_after="hang",
@@ -62,9 +63,9 @@ def test_a_server_that_ended_by_itself_is_never_a_good_run() -> None:
 
 def test_errors_are_a_table_of_who_got_them() -> None:
     text = report.page(run(played(), played()))
-    assert "| error | guilty | whim |" in text
-    assert "| model failed |  | 4 |" in text
-    assert "| worker lost | 20 |  |" in text
+    assert "| error | guilty | whim | for instance |" in text
+    assert "| model failed |  | 4 |  |" in text
+    assert "| worker lost | 20 |  | the worker died |" in text
 
 
 def test_what_could_not_be_had_here_is_said() -> None:
