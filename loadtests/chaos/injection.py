@@ -22,6 +22,7 @@ from loadtests.chaos.watch import Line, Watch
 
 _ARMED_PATIENCE = 15.0  # for a batch to come by
 _API_PATIENCE = 60.0
+_LOAD_TRIES = 5
 _LAST_PATIENCE = 30.0  # for the faults that are under way when the time is over
 _DISK_RATE = 20 << 20  # bytes per second
 _ARMED = frozenset({"raise", "crash", "exit", "hang", "spin", "device", "out-of-memory", "hog"})
@@ -198,12 +199,16 @@ class Injection:
 
     async def _unload(self, chance: random.Random) -> bool:
         async with self._alone["spare"]:
-            for verb in ("unload", "load"):
-                status, text = await self._change("spare", verb)
-                if status != 200:
-                    self.notes.append(f"{verb}: {status} {text}")
-                if verb == "unload":
-                    await asyncio.sleep(0.2 * chance.random())
+            status, text = await self._change("spare", "unload")
+            if status != 200:
+                self.notes.append(f"unload: {status} {text}")
+            await asyncio.sleep(0.2 * chance.random())
+            for _ in range(_LOAD_TRIES):  # a worker may die under it, or two: it is answered, and asked again
+                status, text = await self._change("spare", "load")
+                if status == 200:
+                    return True
+                self.notes.append(f"load: {status} {text}")
+                await asyncio.sleep(1)
             return True
 
     # The world around.

@@ -19,7 +19,7 @@ from loadtests.chaos.machine import Server
 from loadtests.chaos.schedule import Fault
 from loadtests.chaos.watch import Watch
 
-HANG_TIMEOUT = 1.0
+HANG_TIMEOUT = 2.0  # well above the longest pause
 COMPUTE_TIMEOUT = 5.0
 QUARANTINE = 60.0
 BACK_PATIENCE = 60.0  # until full strength, after the last fault
