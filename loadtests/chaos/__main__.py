@@ -62,8 +62,10 @@ def main() -> int:
             began = time.monotonic()
             result = uvloop.run(rounds.play(site, setting, texts, faults, seconds, chosen.seed + number, network))
             results.append(result)
+            record.rounds.append(result.plain())
+            if chosen.keep is not None:
+                report.keep(chosen.keep / "run.json", record)
             print(report.line(result, time.monotonic() - began), file=sys.stderr, flush=True)
-        record.rounds = [result.plain() for result in results]
         if with_capacity:
             record.capacity = uvloop.run(capacity.measure(folder, texts)).plain()
         if chosen.keep is not None:
