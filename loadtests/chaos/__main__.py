@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of the schedule and the load (1)")
     parser.add_argument("--minutes", type=float, default=_MINUTES, help=f"in all, about ({_MINUTES:g})")
     parser.add_argument("--quick", action="store_true", help="one round in a minute and a half, no page")
+    parser.add_argument("--server", type=int, default=0, help="which of the servers the quick round is with (0)")
     parser.add_argument("--faults", type=int, default=0, help="in all; 0 = seventy for each minute")
     parser.add_argument("--kinds", default="", help="only these kinds of faults, as kill,hang")
     parser.add_argument("--page", type=Path, default=None, help="where to write the page (docs/chaos.md, quick: none)")
@@ -43,7 +44,7 @@ def main() -> int:
     chosen = arguments()
     network = machine.enter_network("loadtests.chaos", sys.argv[1:])
     minutes = min(chosen.minutes, _QUICK_MINUTES) if chosen.quick else chosen.minutes
-    settings = rounds.SETTINGS[:1] if chosen.quick else rounds.SETTINGS
+    settings = rounds.SETTINGS[chosen.server : chosen.server + 1] if chosen.quick else rounds.SETTINGS
     with_capacity = not (chosen.quick or chosen.no_capacity)
     left = minutes * 60 - (_CAPACITY_SECONDS if with_capacity else 0)
     seconds = max(10.0, left / len(settings) * (1 - _OVERHEAD))
