@@ -33,8 +33,14 @@ _BROKEN = re.compile(
 )
 
 
+# HTTP/2's REFUSED_STREAM: the server says that it did not begin with this request.
+_REFUSED = re.compile(r"rst_stream with error code 7", re.I)
+
+
 def kind(code: str, text: str) -> str:
     """The error's kind; NO_ANSWER if it is not the server's at all."""
+    if _REFUSED.search(text):
+        return "stream refused"
     if code in ("UNAVAILABLE", "CANCELLED", "UNKNOWN", "INTERNAL") and _BROKEN.search(text):
         return NO_ANSWER
     for codes, pattern, name in _KINDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -54,7 +55,8 @@ class Run:
 
 
 def described_machine() -> dict[str, str]:
-    return machine.facts()
+    """And how busy it was before the run."""
+    return machine.facts() | {"load average before": f"{os.getloadavg()[0]:.1f}"}
 
 
 def line(result: Result, seconds: float) -> str:

@@ -37,6 +37,7 @@ def test_an_error_is_of_the_same_kind_over_both_protocols(error: type[errors.Slu
         ("UNAVAILABLE", "Socket closed", NO_ANSWER),
         ("UNAVAILABLE", "failed to connect to all addresses", NO_ANSWER),
         ("INTERNAL", "Received RST_STREAM with error code 2", NO_ANSWER),
+        ("UNAVAILABLE", "Stream removed (Received RST_STREAM with error code 7)", "stream refused"),
         ("418", "", "code 418"),
     ],
 )
