@@ -18,7 +18,7 @@ from loadtests.chaos import capacity, machine, report, rounds, schedule
 from loadtests.chaos.models import Texts
 
 _QUICK_MINUTES, _MINUTES = 1.5, 12.0
-_PER_MINUTE = 70.0  # faults
+_PER_MINUTE = 76.0  # faults
 _OVERHEAD = 0.25  # of a round's time: starting, recovering, stopping
 _CAPACITY_SECONDS = 80.0
 _MOST_SHOWN = 20
@@ -30,7 +30,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=_MINUTES, help=f"in all, about ({_MINUTES:g})")
     parser.add_argument("--quick", action="store_true", help="one round in a minute and a half, no page")
     parser.add_argument("--server", type=int, default=0, help="which of the servers the quick round is with (0)")
-    parser.add_argument("--faults", type=int, default=0, help="in all; 0 = seventy for each minute")
+    parser.add_argument("--faults", type=int, default=0, help="in all; 0 = 76 for each minute")
     parser.add_argument("--kinds", default="", help="only these kinds of faults, as kill,hang")
     parser.add_argument("--page", type=Path, default=None, help="where to write the page (docs/chaos.md, quick: none)")
     parser.add_argument(
