@@ -35,14 +35,14 @@ from sluice.frontends.http.protocol import MOST_HEADERS, MOST_WAITING
 
 PLACES = 40
 LIMIT = 2 << 20
-GROWTH = 300 << 20  # far above what is allowed, far below what an attack took before there were bounds
+GROWTH = 400 << 20  # a hundred large requests in the queue and their replies; resets alone took 2 GiB in four seconds
 HEAD = b"POST /v2/models/identity/infer HTTP/1.1\r\n"
 ENHANCE_YOUR_CALM = 11
 
 
 @dataclass
 class Hell:
-    """A server, the file that holds its only worker while it exists, and what it was like at peace."""
+    """A server, the file that holds its only worker while it exists, and what it was like before."""
 
     server: Server
     gate: Path
@@ -115,6 +115,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hell]:
 
 @pytest.fixture
 def hell(patient: Hell) -> Iterator[Hell]:
+    patient.size = int(patient.process.memory_info().rss)
     yield patient
     patient.good()
     patient.settled()

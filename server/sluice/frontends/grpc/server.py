@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,16 @@ IDLE_SECONDS = 300.0
 _ASKING_SECONDS = 1.0
 
 
+class _ClientsThatLeft(logging.Filter):
+    """grpc logs an error with its whole stack for every client that leaves while its reply is being sent."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("ExecuteBatchError raised in core by servicer method")
+
+
+_clients_that_left = _ClientsThatLeft()
+
+
 class GrpcServer:
     """Serves `services` on one port from `start()` to `close()`."""
 
@@ -53,6 +64,7 @@ class GrpcServer:
 
     async def start(self) -> int:
         """Listens; the port is returned."""
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_clients_that_left)
         server = grpc.aio.server(options=_options(self._settings))
         sending = Sending(self._settings.max_message_bytes)
         server.add_generic_rpc_handlers((Handlers(self._methods(), sending),))
