@@ -49,14 +49,14 @@ class Pool:
         """Until cancelled."""
         while True:
             await asyncio.sleep(_LOOK_EVERY)
-            pids = [pid for worker in self.workers for pid in worker.pids]
-            looks = await asyncio.to_thread(_look_at_all, pids)
-            now = time.monotonic()
-            for worker in self.workers:
-                try:
+            try:
+                pids = [pid for worker in self.workers for pid in worker.pids]
+                looks = await asyncio.to_thread(_look_at_all, pids)
+                now = time.monotonic()
+                for worker in self.workers:
                     worker.look(now, looks)
-                except Exception:  # one worker's trouble must not leave the others alone
-                    log.exception("cannot look after worker %s", worker.device.name)
+            except Exception:  # nobody else would look after them
+                log.exception("cannot look after the workers")
 
     def _others(self, device: Device) -> Others:
         states = [worker.state for worker in self.workers if worker.device is not device]

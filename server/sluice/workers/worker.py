@@ -10,10 +10,9 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from sluice.admission.breaker import Breaker, Phase, Rule
 from sluice.errors import (
@@ -33,6 +32,7 @@ from sluice.scheduler.entry import Batch, Work
 from sluice.spec import ModelSpec, Signature
 from sluice.telemetry.record import BatchFigures
 from sluice.workers import assembly, wire
+from sluice.workers.care import Care
 from sluice.workers.devices import Device
 from sluice.workers.life import Job, Life
 from sluice.workers.lives import Lives, Surroundings
@@ -46,8 +46,6 @@ log = logging.getLogger("sluice.workers")
 _WARM_SECONDS = 0.5
 # A version that ended so many lives while it was loaded is not loaded again.
 _DEADLY = 3
-# Between two replacements for taking too much memory: what is too much at once would never end.
-_RECYCLE_EVERY = 60.0
 
 
 class State(Enum):
@@ -68,7 +66,7 @@ class Resident:
 
 
 @dataclass(frozen=True, slots=True)
-class _Proof:
+class Proof:
     """A small batch of a version, which was computed well once and so can be again."""
 
     spec: ModelSpec
@@ -91,12 +89,11 @@ class Worker:
         self._watchdog = surroundings.watchdog
         self._lives = Lives(device, surroundings, self)
         self._residents: dict[str, Resident] = {}
-        self._proofs: dict[str, _Proof] = {}
+        self.proofs: dict[str, Proof] = {}
         self._deadly: Counter[str] = Counter()  # lives that ended while they loaded a version
         self._spoiled: set[str] = set()  # versions whose warm-up ended the last life
         self._faulted: deque[frozenset[int]] = deque(maxlen=16)  # requests under which the device failed lately
-        self._recycle_after = 0.0
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._care = Care(surroundings, self._lives, self)
         self._waiting: set[asyncio.Timeout] = set()  # for a turn
 
     # What the scheduler asks.
@@ -258,9 +255,9 @@ class Worker:
         finally:
             self._waiting.discard(limit)
         if len(works) == 1:
-            proof, known = _Proof(spec, works[0]), self._proofs.get(key)
+            proof, known = Proof(spec, works[0]), self.proofs.get(key)
             if known is None or proof.size < known.size:
-                self._proofs[key] = proof
+                self.proofs[key] = proof
         return outcome
 
     async def _alone(
@@ -304,7 +301,7 @@ class Worker:
 
     def unload(self, key: str) -> None:
         self._residents.pop(key, None)
-        self._proofs.pop(key, None)
+        self.proofs.pop(key, None)
         self._deadly.pop(key, None)
         self._spoiled.discard(key)
         self._around.peers.drop(key)
@@ -445,49 +442,13 @@ class Worker:
         for life in self._lives:
             life.trim()
 
-    def look(self, now: float, looks: dict[int, Look]) -> None:
+    def look(self, now: float, looks: Mapping[int, Look]) -> None:
         """Called every now and then, with what the system says about the processes."""
-        for life in list(self._lives):
-            seen = looks.get(life.pid)
-            stopped = seen is not None and seen.stopped
-            life.stopped_since = (life.stopped_since or now) if stopped else None
-            if life.stopped_since is not None and self._watchdog.stands_still(life.stopped_since, now):
-                life.stands_still(now - life.stopped_since)
-        current = self._lives.current
-        if current is None or not current.running:
-            return
-        if self._watchdog.beats(current.rested_since, now) and current.idle and not current.loading:
-            self._once("beat", self._beat(current))
-        if self.breaker.may_probe(now):
-            self._once("probe", self._probe(current))
-        if self._around.settings.standby:
-            self._lives.keep_standby(now)
-        bound, seen = self._around.settings.max_memory, looks.get(current.pid)
-        if bound and seen is not None and seen.anonymous > bound and now >= self._recycle_after:
-            self._recycle_after = now + _RECYCLE_EVERY
-            held = f"it holds {seen.anonymous >> 20} MiB, more than {bound >> 20} MiB"
-            self._once("recycle", self._recycle(held))
+        self._care.look(now, looks)
 
-    def _once(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """In the background, unless it is under way already."""
-        if name in self._tasks:
-            work.close()
-            return
-        task = self._tasks[name] = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(lambda _: self._tasks.pop(name, None))
-
-    async def _beat(self, life: Life) -> None:
-        """Have it show that it can compute; what does not answer in time is killed by the watchdog."""
-        held = [key for key in self._proofs if key in self.serving]
-        if not held:
-            life.ping(self._watchdog.sign_of_life)
-            return
-        await self._prove(held[0])
-        self._proofs[held[0]] = self._proofs.pop(held[0])  # the next time it is the turn of another version
-
-    async def _prove(self, key: str) -> str:
-        """Compute a tiny batch; why it could not be, or empty."""
-        proof = self._proofs[key]
+    async def prove(self, key: str) -> str:
+        """Compute a tiny batch of a version, one that went well before; why it did not now, or empty."""
+        proof = self.proofs[key]
         try:
             await self._in_turn(key, proof.spec, [proof.work], self._watchdog.sign_of_life)
         except SluiceError as error:
@@ -495,39 +456,9 @@ class Worker:
             return error.message or error.reason
         return ""
 
-    async def _probe(self, life: Life) -> None:
-        """It got no requests for a while: whether it can compute what it could once. If not, its process is replaced,
-        and the device is to blame if that happens again."""
-        self.breaker.probing(time.monotonic())
-        reason = ""
-        for key in [key for key in self._proofs if key in life.warm]:
-            reason = reason or await self._prove(key)
-        self.breaker.probed(time.monotonic(), ok=not reason, reason=reason)
-        self._around.peers.forgive(self)
-        if reason:
-            life.kill(Cause.DEVICE, DeviceFault(reason))
-        else:
-            self.switched()
-
     async def recycle(self, reason: str, cause: Cause = Cause.RECYCLED) -> None:
         """Replace its process by a fresh one, which is warm before it takes over; no request notices."""
         await self._lives.recycle(cause, reason)
-
-    async def _recycle(self, reason: str) -> None:
-        try:
-            await self.recycle(reason, Cause.MEMORY)
-        except (ModelError, WorkerLost) as error:
-            log.error("worker %s goes on as it is: %s", self.device.name, error.message)
-            return
-        finally:
-            self._recycle_after = time.monotonic() + _RECYCLE_EVERY
-        held = await asyncio.to_thread(look_at, self.pid)
-        if held is not None and held.anonymous > self._around.settings.max_memory:
-            log.warning(
-                "worker %s holds %d MiB though it is fresh: workers.max_memory is too small for what it serves",
-                self.device.name,
-                held.anonymous >> 20,
-            )
 
     # Its beginning and end.
 
@@ -541,8 +472,7 @@ class Worker:
         self._lives.kill()
 
     async def close(self) -> None:
-        for task in list(self._tasks.values()):
-            task.cancel()
+        self._care.close()
         await self._lives.close()
 
 
