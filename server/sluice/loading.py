@@ -50,6 +50,9 @@ DEFAULT_BATCH_ROWS = {"cpu": 64, "cuda": 512}
 TARGET_MULTIPLE = 10
 LEAST_TARGET = 0.1
 
+# A version is given up when workers died so often while nothing else was loaded.
+_LOADED_ALONE = 3
+
 # Lengths that batches are padded to where each shape is costly to prepare.
 COSTLY_SHAPES = 12
 
@@ -100,15 +103,21 @@ class Loader:
         self.notify: Callable[[], None] = lambda: None  # called whenever a circuit opens or closes
 
     async def load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
-        """A worker that died while several versions were loading does not tell which of them it died of: each is
-        tried once more, alone."""
+        """A worker that died while several versions were loading does not tell which of them it died of, or whether of
+        any: each is tried again, alone."""
         try:
             return await self._load_once(files, fingerprint, old)
         except WorkerLost as error:
-            log.warning("model '%s' version %s: %s; loading it again", files.model, files.version, error.message)
+            lost = error
         async with self._alone:
-            await asyncio.gather(*(worker.back() for worker in self._pool.workers))
-            return await self._load_once(files, fingerprint, old)
+            for _ in range(_LOADED_ALONE):
+                log.warning("model '%s' version %s: %s; loading it again", files.model, files.version, lost.message)
+                await asyncio.gather(*(worker.back() for worker in self._pool.workers))
+                try:
+                    return await self._load_once(files, fingerprint, old)
+                except WorkerLost as error:
+                    lost = error
+        raise lost
 
     async def _load_once(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         began = time.monotonic()

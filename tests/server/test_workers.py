@@ -91,12 +91,13 @@ def test_a_standby_takes_the_place_of_a_killed_worker(repository: Path, start_se
     load = Load(server)
     with always_ready(server), load.running():
         for number, victim in enumerate(server.workers()[:WORKERS], start=1):  # those that were started first
+            until(lambda: len(server.workers()) == 2 * WORKERS, "every worker has a second process")
             victim.kill()
             until(lambda number=number: restarts(server) == number, "the death is noticed")  # type: ignore[misc]
-            assert all_run(server)
             load.wait_for_more()
         until(lambda: all_run(server) and len(server.workers()) == 2 * WORKERS, "every process is replaced")
         load.wait_for_more()
+    assert server.output().count("its second process took over") == WORKERS
     assert not load.failures
     assert set(load.answers) == {2}
 
@@ -216,9 +217,9 @@ def test_a_batch_that_computes_for_ever_fails_alone(start_server: StartServer, t
     assert (status, "longer than 0.5 s" in reply["error"]) == (500, True)
     gate.unlink()
     status, reply = server.request("POST", "/v2/models/echo/infer", body)
-    assert (status, "quarantine" in reply["error"]) == (422, True)
+    assert (status, "killed" in reply["error"]) == (422, True)
     assert echo(server, 2)[0] == 200
-    assert restarts(server) == DEATHS_ALONE
+    assert restarts(server) >= DEATHS_ALONE  # and perhaps one that warmed up before the gate was gone
 
 
 def test_a_version_that_no_worker_can_load_again_is_out_of_service(start_server: StartServer, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ least (window.py). There are no buckets: a bucket is wherever the sorted queue s
 than leaves time for a later arrival behind it. Several idle workers cut a window into parts where that is faster; the
 last idle one waits a moment before a bad batch, if an entry that comes right after its start could not be answered in
 time by anybody. An entry that could not be answered in time is refused (door.py). When more urgent work waits than
-can be done, a window may pass over entries that are due too soon for it, the anchor among them, if that does more work
-in time per second; what is passed over is given up; who must start before such a window ends and is of a tenant within
-its share runs first. What cannot be in time any more waits apart, runs when nothing else does, and is given up only
-when there is too much work. A slow worker leaves an anchor it would be late with to a faster one. Priority shifts the
-urgency by a bounded number of seconds, so age beats it in the end; tenants share what room there is when there is too
-little of it. Where memory is short, on the device (ceiling.py) or beside it, batches are smaller than their bounds.
+can be done, a window may pass over entries that are due too soon for it, the anchor among them, if that does more
+work in time per second; what is passed over is given up; who must start before such a window ends and is of a tenant
+within its share runs first. What cannot be in time any more waits apart, runs when nothing else does or when it has
+waited very long, and is given up only when there is too much work. A slow worker leaves an anchor it would be late
+with to a faster one. Priority shifts the urgency by a bounded number of seconds, so age beats it in the end; tenants
+share what room there is when there is too little of it. Where memory is short, on the device (ceiling.py) or beside
+it, batches are smaller than their bounds.
 
 The law of this file: it decides and does nothing else; no I/O and no clock but the `now` it is told. An entry that is
 submitted leaves exactly once: in a decision's `entries` or `given_up`, or by `remove`.
@@ -36,6 +37,9 @@ from sluice.scheduler.window import Bounds, Sight, Window, look
 __all__ = ["Bounds", "Decision", "Policy", "Refusal", "Tuning"]
 
 RENEW_EVERY = 64  # batches
+# What is late runs at the latest after so many of its patiences, if so many batches have run since the last such one.
+LATE_PATIENCES = 5.0
+LATE_EVERY = 8
 # Of half a target, either way: so the least urgent gets its turn in time even if the most urgent never stop coming.
 MOST_SHIFT = 0.8
 
@@ -58,6 +62,7 @@ class Policy(Generic[W]):
         self._batches = 1e-9  # usual batch: faded count and seconds
         self._batch_seconds = 0.0
         self._until_renewal = RENEW_EVERY
+        self._since_late = 0  # batches
         self._version = -1
         self._squeezed = 1.0
         self.renew()
@@ -149,15 +154,22 @@ class Policy(Generic[W]):
         self._door.clear()
         self._forecast.clear()
 
-    def urgency(self) -> float:
-        """Latest start of the most urgent entry."""
-        anchor = self._timely.anchor() or self._late.anchor()
-        return anchor.urgency if anchor is not None else math.inf
+    def urgency(self, now: float) -> tuple[bool, float]:
+        """Whether there is nothing but what is late anyway, and the latest start of the most urgent entry: the smaller,
+        the more urgent."""
+        anchor = self._neglected(now) or self._timely.anchor()
+        if anchor is not None:
+            return False, anchor.urgency
+        late = self._late.anchor()
+        return True, late.urgency if late is not None else math.inf
 
-    @property
-    def timely(self) -> bool:
-        """Whether anything waits that can still be in time."""
-        return len(self._timely) > 0
+    def _neglected(self, now: float) -> Place[W] | None:
+        """Who is late and has waited so long that it runs although timely work waits, lest it wait for ever."""
+        late = self._late.anchor()
+        if late is None or self._since_late < LATE_EVERY:
+            return None
+        entry = late.entry
+        return late if now - entry.arrival > LATE_PATIENCES * self.patience(entry.rows, entry.length) else None
 
     def _place(self, entry: W) -> Place[W]:
         half = self.target / 2
@@ -200,16 +212,22 @@ class Policy(Generic[W]):
             self.renew()
         given = [self._give_up(place) for place in self._door.leaving()]
         crowded = self._crowded(now)
+        neglected = None if crowded else self._neglected(now)
+        if neglected is not None:
+            return self._run(self._late_window(neglected, worker, now), worker, now, given)
         window, until = self._timely_window(worker, now, idle, crowded, given)
         while (late := self._late.anchor()) is not None and crowded:
             given.append(self._give_up(late))
         if window is None and until is None and late is not None:
             # Nothing timely waits: time for what is late, most urgent first.
-            assert late.group is not None
-            window = look(late.group, late.group.find(late), now, worker, self._sight, late=True)
+            window = self._late_window(late, worker, now)
         if window is None:
             return Decision(given_up=tuple(given), until=until)
         return self._run(window, worker, now, given)
+
+    def _late_window(self, late: Place[W], worker: Hashable, now: float) -> Window[W]:
+        assert late.group is not None
+        return look(late.group, late.group.find(late), now, worker, self._sight, late=True)
 
     def _crowded(self, now: float) -> bool:
         """Whether more urgent work waits than can be done in time."""
@@ -313,6 +331,7 @@ class Policy(Generic[W]):
         queue = self._timely if group.places[window.first].timely else self._late
         choice = len(group) > 2 * (window.end - window.first)
         gone = queue.cut(group, window.first, window.end)
+        self._since_late = self._since_late + 1 if queue is self._timely else 0
         for place in gone:
             del self._places[place.entry.sequence]
         if queue is self._timely:

@@ -49,12 +49,12 @@ class Roster(Generic[W]):
         self._free(worker)
         self._renew(now)
         waiting = sorted(
-            (not policy.timely, policy.urgency(), key)
+            (policy.urgency(now), key)
             for key, policy in self._policies.items()
             if len(policy) and (keys is None or key in keys)
         )
         held: Choice[W] | None = None
-        for _, _, key in waiting:
+        for _, key in waiting:
             choice = Choice(key, self._policies[key].choose(worker, now, idle))
             if choice.decision.entries:
                 self._occupy(worker, key, now + choice.decision.seconds)

@@ -41,7 +41,7 @@ def submit(one: Policy[Request], *requests: Request, now: float = 0.0) -> list[R
 def test_nothing_waits_nothing_runs() -> None:
     one = policy()
     assert one.choose("a", 0.0) == Decision()
-    assert one.urgency() == math.inf
+    assert one.urgency(0.0) == (True, math.inf)
     assert list(one) == []
 
 
@@ -200,6 +200,21 @@ def test_what_is_late_is_not_given_up_for_that_alone() -> None:
     decision = one.choose("a", 2 * TARGET + 0.1)
     assert [entry.sequence for entry in decision.entries] == [0]
     assert not decision.given_up
+
+
+def test_what_is_late_runs_in_the_end_even_if_timely_work_never_stops_coming() -> None:
+    one = policy()
+    submit(one, Request(0, 10, due=0.001))
+    now, ran = 0.01, list[int]()
+    while 0 not in ran and now < 20 * TARGET:
+        number = len(ran) + 1
+        submit(one, Request(number, 10, now, due=now + TARGET))
+        decision = one.choose("a", now)
+        assert not decision.given_up
+        ran += [entry.sequence for entry in decision.entries]
+        now += 0.01 * TARGET
+    assert 0 in ran
+    assert now > 5 * TARGET
 
 
 def test_what_is_late_is_given_up_when_there_is_too_much_work() -> None:
