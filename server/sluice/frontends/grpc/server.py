@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 # Calls one connection may have open; well-behaved clients keep the others back themselves. Without a bound, streams
 # that are opened and reset at once pile up faster than Python can look at them: two such clients took 2 GiB in four
-# seconds and nobody else was answered for minutes. It is what may wait for one version as well.
-MOST_STREAMS = 1024
+# seconds and nobody else was answered for minutes. 256 in flight is what Python answers in a sixth of a second.
+MOST_STREAMS = 256
 
 # Calls of all connections that were read and wait for Python, each of some ten kilobytes; grpc cancels what comes then.
 MOST_PENDING = 16_384
