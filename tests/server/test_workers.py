@@ -219,7 +219,7 @@ def test_a_batch_that_computes_for_ever_fails_alone(start_server: StartServer, t
     status, reply = server.request("POST", "/v2/models/echo/infer", body)
     assert (status, "killed workers lately" in reply["error"]) == (422, True)
     assert echo(server, 2)[0] == 200
-    assert restarts(server) >= DEATHS_ALONE  # and perhaps one that warmed up before the gate was gone
+    assert restarts(server) <= DEATHS_ALONE + 1  # one hung in the warm-up, which stands before the gate as well
 
 
 def test_a_version_that_no_worker_can_load_again_is_out_of_service(start_server: StartServer, tmp_path: Path) -> None:

@@ -52,8 +52,10 @@ class Server(Section):
     )
     body_timeout: float = Field(default=30.0, gt=0, description="Seconds an HTTP body may stand still.")
     max_connections: int = Field(
-        default=10_000, ge=1, description="Most open connections of each protocol; beyond it silent HTTP ones make room, else new ones are "
-        "refused."
+        default=10_000,
+        ge=1,
+        description="Most open connections of each protocol; beyond it silent HTTP ones make room, else new ones are "
+        "refused.",
     )
     memory_budget: int = Field(
         default=0, ge=0, description="Most bytes the server and its workers may hold; 0 = what the container may."

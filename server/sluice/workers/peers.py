@@ -11,7 +11,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 _FADING = 10.0  # seconds in which an outcome loses all but a third of its weight
-_LEAST = 12.0  # weight of outcomes below which nothing is said
+# Weight of outcomes below which nothing is said: less than what opens a version's own circuit, so that one bad worker
+# does not take the version out of service.
+_LEAST = 8.0
 _SHARE = 0.5  # of a worker's batches must fail
 _FACTOR = 3.0  # and so many times what the peers make one expect
 
