@@ -50,6 +50,11 @@ def all_run(server: Server) -> bool:
     return server.metric("sluice_workers", state="running") == WORKERS
 
 
+def standbys(server: Server) -> int:
+    parts = server.request("GET", "/v2/health/ready?verbose")[1]["parts"]
+    return sum("a standby is ready" in part["reason"] for part in parts)
+
+
 @contextlib.contextmanager
 def always_ready(server: Server) -> Iterator[None]:
     """Readiness of the server and of its models, asked all the time, is never taken back."""
@@ -87,7 +92,7 @@ def test_a_killed_worker_costs_no_request(server: Server) -> None:
 
 def test_a_standby_takes_the_place_of_a_killed_worker(repository: Path, start_server: StartServer) -> None:
     server = start_server(repository, "--python-directory", str(repository), "--standby")
-    until(lambda: len(server.workers()) == 2 * WORKERS, "every worker has a second process")
+    until(lambda: standbys(server) == WORKERS, "every worker has a second process")
     load = Load(server)
     with always_ready(server), load.running():
         for number, victim in enumerate(server.workers()[:WORKERS], start=1):  # those that were started first
@@ -95,7 +100,7 @@ def test_a_standby_takes_the_place_of_a_killed_worker(repository: Path, start_se
             victim.kill()
             until(lambda number=number: restarts(server) == number, "the death is noticed")  # type: ignore[misc]
             load.wait_for_more()
-        until(lambda: all_run(server) and len(server.workers()) == 2 * WORKERS, "every process is replaced")
+        until(lambda: all_run(server) and standbys(server) == WORKERS, "every process is replaced")
         load.wait_for_more()
     assert server.output().count("its second process took over") == WORKERS
     assert not load.failures
@@ -126,17 +131,20 @@ def test_an_idle_worker_that_stands_still_is_replaced(repository: Path, start_se
 
 def test_the_batch_of_a_killed_worker_is_computed_again(server: Server, gate: Gate) -> None:
     gate.path.touch()
-    gate.reached.unlink(missing_ok=True)
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(echo, server, 7)
-        until(gate.reached.exists, "a worker computes it")
-        for victim in server.workers():  # whichever it is
-            victim.kill()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        answers = []
+        for length in range(1, WORKERS + 1):  # of unequal shapes, so that each worker computes one
+            gate.reached.unlink(missing_ok=True)
+            answers.append(pool.submit(echo, server, *[7] * length))
+            until(gate.reached.exists, "a worker computes it")
+        gate.reached.unlink()
+        server.workers()[0].kill()
+        until(gate.reached.exists, "its batch is computed again")
         gate.open()
-        status, body = answer.result()
-    assert status == 200
-    assert body["outputs"][0]["data"] == [7]
-    until(lambda: restarts(server) == WORKERS and all_run(server), "both workers are replaced")
+        outcomes = [answer.result() for answer in answers]
+    assert [status for status, _ in outcomes] == [200] * WORKERS
+    assert [body["outputs"][0]["data"] for _, body in outcomes] == [[7], [7, 7]]
+    until(lambda: restarts(server) >= 1 and all_run(server), "the worker is replaced")
     until(lambda: server.request("GET", "/v2/health/ready")[0] == 200, "the server is ready again")
 
 
@@ -231,6 +239,7 @@ def test_a_version_that_no_worker_can_load_again_is_out_of_service(start_server:
     moved = (repository / "lookup").rename(tmp_path / "lookup")
     for worker in server.workers():
         worker.kill()
+    until(lambda: restarts(server) == WORKERS, "the deaths are noticed")
     body = {"inputs": [{"name": "input_ids", "datatype": "INT64", "shape": [1, 1], "data": [1]}]}
     status, reply = server.request("POST", "/v2/models/lookup/infer", body)
     assert (status, "not at ready state" in reply["error"]) == (503, True)
