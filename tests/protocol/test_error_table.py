@@ -29,7 +29,7 @@ ELSEWHERE = {
     errors.Cancelled: "nobody is left to receive it: see test_cancelled_work_leaves_the_queue",
     errors.Stopping: "see test_stopping",
     errors.Quarantined: "see test_poison.py",
-    errors.ShortOfMemory: "see test_pressure.py",
+    errors.ShortOfMemory: "see test_memory_pressure.py",
     errors.CircuitOpen: "see test_breakers.py",
     errors.TooSlow: "HTTP only: see test_nasty_http.py",
     errors.Overloaded: "see test_overload.py",

@@ -115,6 +115,19 @@ async def test_a_change_that_cannot_be_loaded_leaves_the_old_one_serving(opened:
         assert states(app.catalog) == {("tagger", "1"): "READY"}
 
 
+async def test_a_new_version_that_cannot_be_loaded_leaves_the_old_one_serving(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, version="1", factor=10)
+    async with opened() as app:
+        graphs.tagger(tmp_path, version="2").write_bytes(b"nothing of the kind")
+        with pytest.raises(ModelError, match="failed to load 'tagger'"):
+            await app.catalog.load("tagger")
+        assert await total(app, 1) == 10
+        assert states(app.catalog) == {("tagger", "1"): "READY", ("tagger", "2"): "UNAVAILABLE"}
+        graphs.tagger(tmp_path, version="2", factor=20)
+        await app.catalog.load("tagger")
+        assert await total(app, 1) == 20
+
+
 async def test_a_version_that_left_the_disk_leaves_at_the_next_load(opened: Opened, tmp_path: Path) -> None:
     graphs.tagger(tmp_path, version="1", factor=10)
     async with opened() as app:
