@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
+from sluice.errors import TooLarge
 from sluice.frontends.http.encoding import inflate
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
 
-# Larger compressed bodies are inflated by a thread: a millisecond of zlib for one client would delay all others.
+# Larger compressed bodies are inflated by a thread: a millisecond of zlib for one client would delay all others. So are
+# those that become larger than this on the way: half a kilobyte can become gigabytes.
 INFLATE_INLINE = 8 << 10
+INFLATED_INLINE = 8 * INFLATE_INLINE
 
 
 async def read(exchange: Exchange, limit: int) -> bytes:
@@ -22,5 +26,6 @@ async def read(exchange: Exchange, limit: int) -> bytes:
         return content
     names = encodings.decode("latin-1")
     if len(content) <= INFLATE_INLINE:
-        return inflate(content, names, limit)
+        with contextlib.suppress(TooLarge):
+            return inflate(content, names, min(limit, INFLATED_INLINE))
     return await asyncio.to_thread(inflate, content, names, limit)

@@ -19,11 +19,19 @@ WORTH_COMPRESSING = 1024
 # Floats hardly get smaller at higher levels, only slower.
 LEVEL = 1
 
+# Nobody needs two; each may make the body a thousand times larger.
+MOST_LAYERS = 4
+
+# An Accept-Encoding header that is longer is ignored: it would take milliseconds to read, and a place in the cache.
+LONGEST_ACCEPTED = 512
+
 _WINDOW = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
 def inflate(data: bytes, encodings: str, limit: int) -> bytes:
     """`data` without its content encodings (the last applied stands last), never more than `limit` bytes."""
+    if encodings.count(",") >= MOST_LAYERS:
+        raise InvalidRequest(f"Content-Encoding: more than {MOST_LAYERS} encodings")
     for name in reversed([part.strip().lower() for part in encodings.split(",")]):
         if name in ("", "identity"):
             continue
@@ -61,9 +69,13 @@ def deflate(parts: Iterable[Buffer], name: str) -> bytes:
     return b"".join([*map(stream.compress, parts), stream.flush()])
 
 
-@functools.lru_cache(maxsize=256)
 def choose(accepted: bytes) -> str:
     """The encoding an Accept-Encoding header likes best; empty: none."""
+    return _choose(accepted) if len(accepted) <= LONGEST_ACCEPTED else ""
+
+
+@functools.lru_cache(maxsize=256)
+def _choose(accepted: bytes) -> str:
     quality: dict[str, float] = {}
     for part in accepted.decode("latin-1").lower().split(","):
         name, *options = [piece.strip() for piece in part.split(";")]

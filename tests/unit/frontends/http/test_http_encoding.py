@@ -36,6 +36,15 @@ def test_bombs_stop_at_the_limit(name: str) -> None:
         encoding.inflate(encoding.deflate([bytes(LIMIT + 1)], name), name, LIMIT)
 
 
+def test_layers_are_few() -> None:
+    data = b"a"
+    for _ in range(encoding.MOST_LAYERS):
+        data = gzip.compress(data)
+    assert encoding.inflate(data, ", ".join(["gzip"] * encoding.MOST_LAYERS), LIMIT) == b"a"
+    with pytest.raises(InvalidRequest, match="more than 4 encodings"):
+        encoding.inflate(gzip.compress(data), ", ".join(["gzip"] * (encoding.MOST_LAYERS + 1)), LIMIT)
+
+
 def test_bombs_in_many_members_stop_too() -> None:
     with pytest.raises(TooLarge):
         encoding.inflate(gzip.compress(bytes(LIMIT // 4)) * 5, "gzip", LIMIT)
@@ -82,6 +91,8 @@ def test_any_bytes_raise_only_our_errors(data: bytes, name: str) -> None:
         (b"", ""),
         (b"gzip;q=nonsense", ""),
         (b"\xff\xfe", ""),
+        (b"gzip" + b" " * 508, "gzip"),
+        (b"gzip" + b" " * 509, ""),  # nobody needs so much to say what is liked
     ],
 )
 def test_the_clients_preference_counts(accepted: bytes, chosen: str) -> None:

@@ -6,6 +6,7 @@ import base64
 import gzip
 import json
 import os
+import threading
 import time
 import uuid
 import zlib
@@ -17,6 +18,7 @@ from http_fakes import VECTOR, Running, infer_body, running, wire
 
 from sluice import __version__, errors
 from sluice.frontends import status
+from sluice.frontends.http import body, encoding
 from sluice.frontends.http.encoding import WORTH_COMPRESSING
 from sluice.frontends.metadata import EXTENSIONS
 from sluice.request import Tensor
@@ -280,6 +282,24 @@ async def test_bombs() -> None:
             )
         answer = await client.request("POST", INFER, b"{}", {"Content-Encoding": "br"})
         assert answer.status == 400
+
+
+async def test_what_becomes_large_is_inflated_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    inline: list[int] = []
+
+    def inflate(data: bytes, encodings: str, limit: int) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            inline.append(limit)
+        return encoding.inflate(data, encodings, limit)
+
+    monkeypatch.setattr(body, "inflate", inflate)
+    text = infer_body() + b" " * (4 << 20)
+    async with running() as server, wire(server.port) as client:
+        headers = {"Content-Encoding": "gzip, gzip"}
+        packed = gzip.compress(gzip.compress(text))
+        assert len(packed) < body.INFLATE_INLINE
+        assert (await client.request("POST", INFER, packed, headers)).status == 200
+    assert inline == [body.INFLATED_INLINE]
 
 
 # Errors
