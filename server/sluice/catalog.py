@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sluice.config import settings as config
 from sluice.errors import (
@@ -71,7 +72,7 @@ class Catalog:
         self._loader = loader
         self._versions = Versions(models.repository)
         self._models = self._versions.by_model
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._overlays: dict[str, list[Path]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
@@ -118,7 +119,8 @@ class Catalog:
         ]
 
     def workers_changed(self) -> None:
-        """A version that none of its workers can load again is out of service: its requests must not wait for ever."""
+        """A version that none of its workers can load again is out of service: its requests must not wait for ever. Nor
+        must those of one whose devices are out of service, which comes back with them."""
         for name, statuses in self._models.items():
             for number, status in list(statuses.items()):
                 version = status.version
@@ -130,6 +132,9 @@ class Catalog:
                     statuses[number] = Status(UNAVAILABLE, reasons[0], lost=version)
                     self._loader.abandon(version, reasons[0])
                     self._versions.choose_latest(name)
+                elif reason := version.absent():
+                    self._loader.refuse_waiting(version, reason)
+        self._loader.answer_for_the_absent()
         self.notify()
 
     # What clients ask about models.
@@ -203,6 +208,10 @@ class Catalog:
         self._check_control()
         if self.short_of_memory:
             raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
+        await asyncio.shield(self._in_background(self._load(name, config, files)))
+
+    async def _load(self, name: str, config: str | None, files: Mapping[str, bytes] | None) -> None:
+        """To its end, even if whoever asked for it goes away meanwhile."""
         async with self._lock(name):
             directory = self._settings.repository
             if files:
@@ -222,6 +231,9 @@ class Catalog:
     async def unload(self, name: str, dependents: bool = False) -> None:
         """Stop serving a model once everything accepted for it is answered. No model here has dependents."""
         self._check_control()
+        await asyncio.shield(self._in_background(self._unload(name)))
+
+    async def _unload(self, name: str) -> None:
         async with self._lock(name):
             statuses = self._models.get(name)
             if statuses is None:
@@ -291,16 +303,20 @@ class Catalog:
             log.error(
                 "model '%s' version %s cannot be served: %s", files.model, files.version, reason, exc_info=not expected
             )
-            if old is None or old.version is None:
-                statuses[files.version] = Status(UNAVAILABLE, reason, lost=_lost(old))
+            if statuses[files.version].version is None:
+                statuses[files.version] = Status(UNAVAILABLE, reason, lost=_lost(statuses[files.version]))
             return reason
-        replaced = old.version if old is not None else None
+        replaced = statuses[files.version].version  # None as well if it was abandoned meanwhile
         statuses[files.version] = Status(READY, version=version)
         self._versions.choose_latest(files.model)
         self.notify()
         if replaced is not None:
-            self._in_background(self._loader.drain(replaced))
+            self._in_background(self._drain_replaced(replaced))
         return ""
+
+    async def _drain_replaced(self, version: Version) -> None:
+        await self._loader.drain(version)
+        await self._drop_overlays(version.spec.name)
 
     async def _retire(self, name: str, number: str) -> None:
         """Take a version out of service and forget what it held."""
@@ -314,15 +330,17 @@ class Catalog:
         self._models[name][number] = Status(UNAVAILABLE, UNLOADED)
         self.notify()
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _drop_overlays(self, name: str) -> None:
-        """Remove the files that came with load requests, but for those that live versions are from: a worker that
-        comes back reads them again."""
-        versions = [status.version for status in self._models.get(name, {}).values() if status.version is not None]
+        """Remove the files that came with load requests, but for those that versions are from which live or finish what
+        they were given: a worker that comes back reads them again."""
+        live = [status.version for status in self._models.get(name, {}).values() if status.version is not None]
+        versions = [*live, *self._loader.draining]
         kept = []
         for directory in self._overlays.pop(name, ()):
             if any(version.files.directory.is_relative_to(directory) for version in versions):

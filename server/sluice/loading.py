@@ -6,6 +6,7 @@ Whatever fails on the way, the workers are left without it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -52,6 +53,7 @@ LEAST_TARGET = 0.1
 
 # A version is given up when workers died so often while nothing else was loaded.
 _LOADED_ALONE = 3
+_BACK_PATIENCE = 60.0
 
 # Lengths that batches are padded to where each shape is costly to prepare.
 COSTLY_SHAPES = 12
@@ -81,8 +83,15 @@ class Version:
     def number(self) -> str:
         return self.spec.version
 
+    def absent(self) -> str:
+        """Why none of its workers will hold it soon; empty while one may."""
+        reasons = [worker.absent(self.lane.key) for worker in self.workers]
+        return reasons[0] if all(reasons) else ""
+
     async def submit(self, work: Work) -> tuple[Tensor, ...]:
         self.circuit.check()
+        if not self.lane.policy.workers and (reason := self.absent()):
+            raise NotReady(f"'{self.spec.name}' version {self.number} is not at ready state: {reason}")
         return await self.scheduler.submit(self.lane, work)
 
 
@@ -100,6 +109,7 @@ class Loader:
         self._generations = itertools.count(1)
         self._alone = asyncio.Lock()
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
+        self._draining: dict[str, Version] = {}  # by their lanes' keys
         self.notify: Callable[[], None] = lambda: None  # called whenever a circuit opens or closes
 
     async def load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
@@ -112,7 +122,9 @@ class Loader:
         async with self._alone:
             for _ in range(_LOADED_ALONE):
                 log.warning("model '%s' version %s: %s; loading it again", files.model, files.version, lost.message)
-                await asyncio.gather(*(worker.back() for worker in self._pool.workers))
+                with contextlib.suppress(TimeoutError):  # a worker in a crash loop may never be
+                    async with asyncio.timeout(_BACK_PATIENCE):
+                        await asyncio.gather(*(worker.back() for worker in self._pool.workers))
                 try:
                     return await self._load_once(files, fingerprint, old)
                 except WorkerLost as error:
@@ -147,7 +159,8 @@ class Loader:
             for worker in running:
                 worker.unload(key)
             raise
-        record = old.record if old is not None else self._record.version(files.model, files.version)
+        taken_over = old is not None and not old.record.closed
+        record = old.record if taken_over and old else self._record.version(files.model, files.version)
         target = settings.target_latency or self._limits.target_latency or _default_target(cost, spec, longest)
         policy: Policy[Entry] = Policy(cost, target, bounds, self._steps(spec, longest))
         policy.shares = self._limits.shares
@@ -263,7 +276,12 @@ class Loader:
 
     async def drain(self, version: Version) -> None:
         """Let a version finish what it was given, then take it off its workers."""
-        await version.lane.drained()
+        self._draining[version.lane.key] = version
+        try:
+            self.answer_for_the_absent()
+            await version.lane.drained()
+        finally:
+            del self._draining[version.lane.key]
         version.circuit.stop()
         await self.remember(version)
         self._remembered.pop(version.lane.key, None)
@@ -271,13 +289,26 @@ class Loader:
         for worker in version.workers:
             worker.unload(version.lane.key)
 
+    @property
+    def draining(self) -> list[Version]:
+        """Versions that finish what they were given."""
+        return list(self._draining.values())
+
+    def answer_for_the_absent(self) -> None:
+        """What was given to a draining version that none of its workers will hold again would wait for ever."""
+        for version in self.draining:
+            if reason := version.absent():
+                self.refuse_waiting(version, reason)
+
+    def refuse_waiting(self, version: Version, reason: str) -> None:
+        """Answer everything that waits for it."""
+        text = f"'{version.spec.name}' version {version.number} is not at ready state: {reason}"
+        self._scheduler.refuse_all(version.lane, NotReady(text))
+
     def abandon(self, version: Version, reason: str) -> None:
         """Take a version off its workers at once; what waits for it is answered."""
         version.circuit.stop()
-        spec = version.spec
-        self._scheduler.refuse_all(
-            version.lane, NotReady(f"'{spec.name}' version {spec.version} is not at ready state: {reason}")
-        )
+        self.refuse_waiting(version, reason)
         self._scheduler.remove_lane(version.lane)
         for worker in version.workers:
             worker.unload(version.lane.key)

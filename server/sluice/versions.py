@@ -129,7 +129,7 @@ class Versions:
             if lost is None or other is None:
                 raise
             return Route(other, lost.number, full_name(other))
-        if not asked.circuit.closed and (other := self._able_stand_in(asked)) is not None:
+        if _broken(asked) and (other := self._able_stand_in(asked)) is not None:
             return Route(other, asked.number, full_name(other))
         return Route(asked, asked.number)
 
@@ -162,7 +162,7 @@ class Versions:
 
     def _able_stand_in(self, version: Version) -> Version | None:
         other = self.stand_in(version).version
-        return other if other is not None and other.circuit.closed else None
+        return other if other is not None and not _broken(other) else None
 
     # How well.
 
@@ -215,7 +215,9 @@ def _holding(version: Version) -> int:
 def _broken(version: Version) -> str:
     """Why its requests are not tried; empty while they are."""
     circuit = version.circuit
-    return "" if circuit.closed else f"its circuit is {circuit.phase.value.replace('_', '-')}: {circuit.reason}"
+    if not circuit.closed:
+        return f"its circuit is {circuit.phase.value.replace('_', '-')}: {circuit.reason}"
+    return "" if version.lane.policy.workers else version.absent()
 
 
 def _because(reason: str) -> str:

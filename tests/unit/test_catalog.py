@@ -139,6 +139,20 @@ async def test_a_version_that_left_the_disk_leaves_at_the_next_load(opened: Open
             await total(app, 1, version="1")
 
 
+async def test_a_load_goes_on_when_who_asked_for_it_has_gone(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, factor=10)
+    async with opened(load=[]) as app:
+        for begun, expected in ((app.catalog.load, "READY"), (app.catalog.unload, "UNAVAILABLE")):
+            asking = asyncio.create_task(begun("tagger"))
+            while states(app.catalog).get(("tagger", "1")) not in ("LOADING", "UNLOADING"):
+                await asyncio.sleep(0)
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            while states(app.catalog) != {("tagger", "1"): expected}:
+                await asyncio.sleep(0)
+
+
 async def test_unloading_waits_for_what_was_accepted(opened: Opened, tmp_path: Path) -> None:
     gate = tmp_path / ".gate"
     graphs.python_echo(tmp_path, gate=gate)

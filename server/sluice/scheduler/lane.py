@@ -32,5 +32,5 @@ class Lane:
     async def drained(self) -> None:
         """Until nothing waits and nothing runs."""
         if len(self.policy) or self.running:
-            self._empty = asyncio.Event()
+            self._empty = self._empty or asyncio.Event()
             await self._empty.wait()

@@ -66,6 +66,7 @@ class VersionRecord:
         self._meters = VersionMeters(self.statistics)
         self._metrics = metrics
         self._switches = switches
+        self.closed = False
         metrics.add(self._meters)
 
     def answered(self, request: InferRequest, rows: int, error: SluiceError | None) -> None:
@@ -125,6 +126,7 @@ class VersionRecord:
 
     def close(self) -> None:
         """The version is gone: stop showing it."""
+        self.closed = True
         self._metrics.remove(self._meters)
 
     def _observe(self, phases: _Phases, total: float) -> None:

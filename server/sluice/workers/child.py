@@ -39,6 +39,7 @@ class Worker:
         self._connection = connection
         self._slots = slots
         self._models: dict[str, base.Backend] = {}
+        self._loading: set[str] = set()
 
     def serve(self) -> None:
         """Until told to stop or the server is gone."""
@@ -50,8 +51,10 @@ class Worker:
                 case wire.Run() as run:
                     self._run(run)
                 case wire.Load() as load:
+                    self._loading.add(load.key)
                     threading.Thread(target=self._load, args=(load,), daemon=True).start()
                 case wire.Unload(key):
+                    self._loading.discard(key)
                     model = self._models.pop(key, None)
                     if model is not None:
                         model.close()
@@ -69,9 +72,12 @@ class Worker:
         try:
             model = base.create(load.backend)
             signature = model.load(_source(load))
-        except Exception as error:
+        except BaseException as error:  # a panic of a library in Rust is no Exception
             self._send(wire.Refused(load.key, _reason(error), faults.classify(error)))
         else:
+            if load.key not in self._loading:  # nobody wants it any more
+                model.close()
+                return
             self._models[load.key] = model
             inputs, outputs = wire.from_ports(signature.inputs), wire.from_ports(signature.outputs)
             self._send(wire.Loaded(load.key, signature.platform, inputs, outputs))
@@ -79,7 +85,7 @@ class Worker:
     def _run(self, run: wire.Run) -> None:
         try:
             reply = self._compute(run)
-        except Exception as error:
+        except BaseException as error:
             reply = wire.Failed(run.number, _reason(error), faults.classify(error))
         self._send(reply)
 
@@ -115,7 +121,7 @@ class Worker:
         return wire.Done(run.number, tuple(outputs), seconds)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = error.message if isinstance(error, SluiceError) else f"{type(error).__name__}: {error}"
     return text[: wire.MAX_REASON]
 

@@ -43,6 +43,9 @@ log = logging.getLogger("sluice.workers")
 _HAND_OVER = 0.0007
 # Of its predicted time.
 _OVERDUE = 1.25
+# Seconds. A timer that is so late says that it was the server that stood still, as when its container is paused: then
+# its workers may have answered long ago, or stood still as well.
+_STOOD_STILL = 0.5
 
 
 @dataclass(slots=True)
@@ -62,6 +65,7 @@ class Job:
     live: bool = False  # requests wait for it
     number: int = 0
     slot: int = -1
+    until: float = 0.0  # then it is overdue
     began: float = 0.0  # when it was rung, or when the job before it ended
     ending: bool = False  # the next one may be staged
     timers: list[asyncio.TimerHandle] = field(default_factory=list)
@@ -95,6 +99,7 @@ class Life:
         self.stopped_since: float | None = None  # the system says so
         self.excused = False  # the same request made the device fail before
         self.struck = False  # killed by somebody else, for which nothing that it did is to blame
+        self.culprit = ""  # the version that it computed when it ended
         self.upbringing: asyncio.Task[None] | None = None
         self._settings = settings
         self._keeper = keeper
@@ -163,6 +168,8 @@ class Life:
         except TimeoutError as error:
             self.kill(Cause.HUNG, WorkerLost(f"worker {self.device.name} did not start in time"))
             raise WorkerLost(f"worker {self.device.name} did not start in time") from error
+        if self._over or self._stopping:
+            raise WorkerLost(f"worker {self.device.name} ended as it started")
         self.running = self._doom is None
 
     def kill(self, cause: Cause, error: SluiceError) -> None:
@@ -194,7 +201,11 @@ class Life:
         blamed = cause is Cause.DEVICE and (self._broken or doubtful)
         spawned = bool(self.pid)
         death = Death(cause, time.monotonic() - self.born, self._batches, self.served, blamed, spawned)
-        self._keeper.ended(self, death, how)
+        self.culprit = self._job.key if self._job is not None else ""
+        try:
+            self._keeper.ended(self, death, how)
+        except Exception:  # what waits for this life must be answered all the same
+            log.exception("the end of worker %s could not be dealt with", self.device.name)
         for waiting in (self._started, *self._loads.values()):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(WorkerLost(f"the worker died ({how})" if self._doom is None else error.message))
@@ -204,12 +215,13 @@ class Life:
         self._close()
         for ended in (job, staged):
             if ended is not None:
-                self._end(ended)
+                self._disarm(ended)
                 if not self._stopping:
                     ended.freed(None)
-        if job is not None and not self._stopping:
+        # When it is stopped requests have been given up; whoever tried something out still waits.
+        if job is not None and not (self._stopping and job.live):
             job.failed(error)
-        if staged is not None and not self._stopping:
+        if staged is not None and not (self._stopping and staged.live):
             staged.returned()
 
     def _close(self) -> None:
@@ -222,6 +234,8 @@ class Life:
     async def load(self, load: wire.Load) -> Signature:
         if not self.running:
             raise WorkerLost(f"worker {self.device.name} is not running")
+        if len(wire.encode(load)) > wire.MAX_PACKET:
+            raise ModelError("its settings are too large to be handed to a worker")
         loaded: asyncio.Future[Signature] = asyncio.get_running_loop().create_future()
         self._loads[load.key] = loaded
         self._send(load)
@@ -279,6 +293,10 @@ class Life:
         self._hang(f"its process was stopped for {seconds:.1f} s")
 
     def _silent(self, patience: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._ping is not None and loop.time() > self._ping.when() + _STOOD_STILL:
+            self._ping = loop.call_later(patience, self._silent, patience)
+            return
         self._hang(f"it gave no sign of life for {patience:g} s")
 
     def _hang(self, reason: str) -> None:
@@ -287,6 +305,9 @@ class Life:
 
     def _overdue(self, job: Job) -> None:
         if self._job is job:
+            if time.monotonic() > job.until + _STOOD_STILL:
+                self._allow(job)
+                return
             reason = f"computing {job.key} took longer than {job.patience:g} s"
             log.error("worker %s has hung: %s; killing it", self.device.name, reason)
             text = f"computing took longer than {job.patience:g} s, so the worker was taken for hung"
@@ -296,24 +317,29 @@ class Life:
         """It computes from now on."""
         self._job = job
         job.began = time.monotonic()
-        loop = asyncio.get_running_loop()
-        job.timers.append(loop.call_later(job.patience, self._overdue, job))
+        self._allow(job)
         if job.predicted:
             lead = self._writing + _HAND_OVER
+            loop = asyncio.get_running_loop()
             job.timers.append(loop.call_later(max(0.0, job.predicted - lead), self._near_its_end, job))
+
+    def _allow(self, job: Job) -> None:
+        """Give it its time, from now on."""
+        job.until = time.monotonic() + job.patience
+        job.timers.append(asyncio.get_running_loop().call_later(job.patience, self._overdue, job))
 
     def _near_its_end(self, job: Job) -> None:
         job.ending = True
         self._keeper.near_free(self)
 
-    def _end(self, job: Job) -> None:
+    def _disarm(self, job: Job) -> None:
         for timer in job.timers:
             timer.cancel()
         job.timers.clear()
 
     def _next(self, job: Job, seconds: float | None) -> bool:
         """The job ended; whether a staged one has taken its place."""
-        self._end(job)
+        self._disarm(job)
         job.freed(seconds)
         self._last_slot = job.slot
         self._job, staged = None, self._staged
@@ -376,7 +402,7 @@ class Life:
     def _raised(self, job: Job, reason: str, fault: Fault) -> None:
         if fault is Fault.DEVICE:
             self._device_failed(reason)  # what is staged is returned when the process is gone
-            self._end(job)
+            self._disarm(job)
             self._job = None
             job.freed(None)
             job.failed(DeviceFault(f"the device failed: {reason}"))
@@ -403,9 +429,10 @@ class Life:
             self._slots[job.slot].grow(size)
             self._ring(job)
             if self._staged is not None:
-                self._end(job)
+                self._disarm(job)
                 staged, self._staged = self._staged, job
                 self._begin(staged)
+                staged.began_late()
         except (OSError, ValueError, OverflowError) as error:
             log.error("worker %s: no slot of %d bytes can be had: %s", self.device.name, size, error)
             self._next(job, None)

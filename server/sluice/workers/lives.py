@@ -264,7 +264,7 @@ class Lives:
         if following is not None:
             self.reason = f"{_ended(death, how)}; its second process took over"
             self.current = following
-        elif not self.closed:
+        else:
             self._revival = asyncio.get_running_loop().create_task(self._revive(verdict.pause))
         if verdict.case is not Case.NOT_SPAWNED or self.reason != before:  # said once, not each second
             log.error("worker %s %s", self._device.name, self.reason)
@@ -274,6 +274,8 @@ class Lives:
             else:
                 self._wanted.set_exception(WorkerLost(f"worker {self._device.name} died"))
         self._owner.switched()
+        # What it computed is put back only after this: whoever answers for what nobody will compute looks once more.
+        asyncio.get_running_loop().call_soon(self._around.changed)
 
     # Ending.
 

@@ -25,6 +25,9 @@ log = logging.getLogger("sluice.workers")
 prints = logging.getLogger("sluice.workers.output")
 
 _PRINT_CHUNK = 64 << 10
+# Of what a process says without end, so much is taken in one turn of the event loop: the others want theirs as well.
+_MOST_MESSAGES = 256
+_MOST_CHUNKS = 4
 _LONGEST_PRINT = 64 << 10
 
 
@@ -96,9 +99,10 @@ class Process:
         except OSError:
             pass  # the process is ending: `_end` is about to be called
 
-    def _read(self) -> None:
+    def _read(self, most: int = _MOST_MESSAGES) -> None:
         view = memoryview(self._packet)
-        while self._socket is not None:
+        while self._socket is not None and most > 0:
+            most -= 1
             try:
                 size = self._socket.recv_into(self._packet)
             except BlockingIOError:
@@ -113,7 +117,9 @@ class Process:
 
     def _read_prints(self) -> None:
         """What a model's code or a library prints becomes lines of our log, so that they stay whole and in form."""
-        while self._printed >= 0:
+        for _ in range(_MOST_CHUNKS):
+            if self._printed < 0:
+                return
             try:
                 text = os.read(self._printed, _PRINT_CHUNK)
             except BlockingIOError:
@@ -133,12 +139,12 @@ class Process:
                 self._printed = -1
 
     def _end(self) -> None:
-        self._read()  # what it said before it died
+        self._read(sys.maxsize)  # what it said before it died, which has an end
         self._read_prints()
         code = self._popen.wait() if self._popen is not None else 0
         self._close()
         self._ended.set()
-        self._gone(f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}")
+        self._gone(f"exit code {code}" if code >= 0 else f"signal {_name(-code)}")
 
     def _close(self) -> None:
         loop = asyncio.get_running_loop()
@@ -170,6 +176,13 @@ class Process:
         except TimeoutError:
             self.kill()
             await self._ended.wait()
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of the real-time signals, most of which have none
+        return str(number)
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,6 +86,9 @@ class Verdict:
     pause: float
 
 
+_MOST_DOUBLINGS = 32  # beyond every bound that there is
+
+
 @dataclass(frozen=True, slots=True)
 class _Situation:
     death: Death
@@ -101,7 +104,7 @@ class _Situation:
     @property
     def backoff(self) -> float:
         longest = _LONGEST_AFTER_SERVING if self.death.served else _LONGEST_BACKOFF
-        return min(longest, _FIRST_BACKOFF * 2.0 ** (self.in_a_row - 2))
+        return min(longest, _FIRST_BACKOFF * 2.0 ** min(self.in_a_row - 2, _MOST_DOUBLINGS))
 
 
 _Rule = tuple[Case, Callable[[_Situation], bool], Callable[[_Situation], float]]
@@ -109,7 +112,7 @@ _RULES: tuple[_Rule, ...] = (
     (
         Case.DEVICE_GONE,
         lambda now: now.faults >= FAULTS,
-        lambda now: min(_LONGEST_OUT, _OUT_SECONDS * 2.0**now.outages),
+        lambda now: min(_LONGEST_OUT, _OUT_SECONDS * 2.0 ** min(now.outages, _MOST_DOUBLINGS)),
     ),
     # The system is short of something. Asking again costs next to nothing.
     (Case.NOT_SPAWNED, lambda now: not now.death.spawned, lambda now: 1.0),

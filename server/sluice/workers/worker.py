@@ -121,7 +121,7 @@ class Worker:
 
         def done(reply: wire.Done, memory: memoryview) -> None:
             computed = time.monotonic()
-            self._around.peers.add(self, batch.key, failed=False, now=computed)
+            self._tell_peers(batch.key, failed=False, now=computed)
             self._spoiled.discard(batch.key)
             for work in works:
                 work.request.timeline.computed = computed
@@ -154,7 +154,7 @@ class Worker:
                     planned,
                     write=lambda memory: assembly.write(batch.spec, works, planned, memory),
                     done=done,
-                    failed=lambda error: self._failed(batch, error),
+                    failed=lambda error: self._failed(life, batch, error),
                     returned=lambda: self._scheduler.returned(batch),
                     patience=self._watchdog.batch(batch.seconds),
                     began_late=lambda: self._scheduler.began(batch, self),
@@ -173,21 +173,24 @@ class Worker:
         for work in works:
             work.request.timeline.started = started
 
-    def _failed(self, batch: Batch, error: SluiceError) -> None:
+    def _failed(self, life: Life, batch: Batch, error: SluiceError) -> None:
         if isinstance(error, DeviceFault):
-            self._excuse(batch)
+            self._excuse(life, batch)
         guilty = isinstance(error, ModelFailed | Hung | DeviceFault) and not isinstance(error, OutOfDeviceMemory)
         if guilty:
             now = time.monotonic()
-            self._around.peers.add(self, batch.key, failed=True, now=now)
+            self._tell_peers(batch.key, failed=True, now=now)
             self._suspect(now)
         self._scheduler.failed(batch, error)
 
-    def _excuse(self, batch: Batch) -> None:
+    def _tell_peers(self, key: str, failed: bool, now: float) -> None:
+        if key in self._residents:
+            self._around.peers.add(self, key, failed, now)
+
+    def _excuse(self, life: Life, batch: Batch) -> None:
         """A request that makes a device fail is tried again until it is known: that is one failure, not several."""
         entries = frozenset(entry.sequence for entry in batch.entries)
-        if self._lives.current is not None:
-            self._lives.current.excused = any(entries & before for before in self._faulted)
+        life.excused = any(entries & before for before in self._faulted)
         self._faulted.append(entries)
 
     def _suspect(self, now: float) -> None:
@@ -218,6 +221,10 @@ class Worker:
         """Why it does not hold a version that it should; empty while it may still come to hold it."""
         life = self._lives.current
         return life.refused.get(key, "") if life is not None else ""
+
+    def absent(self, key: str) -> str:
+        """Why it will not hold a version soon; empty while it may."""
+        return self._lives.reason if self._lives.out else self.refused(key)
 
     async def load(self, load: wire.Load) -> Signature:
         """Load a version; it takes no batches before `adopt`."""
@@ -254,7 +261,7 @@ class Worker:
             raise WorkerLost(f"worker {self.device.name} is out of service") from error
         finally:
             self._waiting.discard(limit)
-        if len(works) == 1:
+        if len(works) == 1 and key in life.loaded:
             proof, known = Proof(spec, works[0]), self.proofs.get(key)
             if known is None or proof.size < known.size:
                 self.proofs[key] = proof
@@ -269,8 +276,13 @@ class Worker:
 
         def done(message: wire.Done, memory: memoryview) -> None:
             seconds = time.monotonic() - job.began
-            if not reply.done():
+            if reply.done():
+                return
+            try:
                 reply.set_result((_whole(spec, message.outputs, memory), seconds))
+            except Exception as error:
+                log.exception("cannot read the outputs of %s", key)
+                reply.set_exception(InternalError(f"its outputs cannot be read: {error!r:.200}"))
 
         def failed(error: SluiceError) -> None:
             if not reply.done():
@@ -358,7 +370,8 @@ class Worker:
         try:
             await life.load(resident.load)
         except (WorkerLost, ModelError):
-            self._deadly[key] += not life.running and not life.struck
+            # What was computed meanwhile is the likelier reason, if anything was.
+            self._deadly[key] += not life.running and not life.struck and not life.culprit
             raise
         self._deadly.pop(key, None)
 
@@ -377,7 +390,7 @@ class Worker:
             except (ModelFailed, InvalidRequest):
                 continue
             except WorkerLost:
-                if not life.running and not life.struck:
+                if not life.running and not life.struck and life.culprit == key:
                     self._spoiled.add(key)
                 raise
         if key in life.loaded:
@@ -454,6 +467,9 @@ class Worker:
         except SluiceError as error:
             log.warning("worker %s could not compute a tiny batch of %s: %s", self.device.name, key, error.message)
             return error.message or error.reason
+        except Exception as error:
+            log.exception("worker %s could not be given a tiny batch of %s", self.device.name, key)
+            return f"internal error: {error!r:.200}"
         return ""
 
     async def recycle(self, reason: str, cause: Cause = Cause.RECYCLED) -> None:

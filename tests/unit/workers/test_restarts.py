@@ -43,6 +43,7 @@ FINE, ALONE, SOME_DOWN, ALL_DOWN = Others(3, 0), Others(0, 0), Others(1, 2), Oth
         ([SERVED, SERVED, PROVEN], FINE, Verdict(Case.ONE_DIED, 0.0)),
         ([SERVED] * 5 + [PROVEN, SERVED], FINE, Verdict(Case.CRASH_LOOP, 0.2)),
         ([NEVER_SERVED] * 50, FINE, Verdict(Case.CRASH_LOOP, 30.0)),
+        ([NEVER_SERVED] * 2000, FINE, Verdict(Case.CRASH_LOOP, 30.0)),
         ([SERVED] * 50, ALONE, Verdict(Case.CRASH_LOOP_ALONE, 1.0)),
         ([SERVED, SERVED], ALL_DOWN, Verdict(Case.CRASH_LOOP_ALONE, 0.2)),
         ([NOT_SPAWNED] * 50, FINE, Verdict(Case.NOT_SPAWNED, 1.0)),

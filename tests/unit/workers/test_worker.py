@@ -17,7 +17,17 @@ import pytest
 
 from sluice.app import App
 from sluice.config.settings import Health, Models, Settings, Workers
-from sluice.errors import CircuitOpen, DeviceFault, ModelFailed, OutOfDeviceMemory, SluiceError, WorkerLost
+from sluice.errors import (
+    CircuitOpen,
+    DeviceFault,
+    Hung,
+    ModelError,
+    ModelFailed,
+    NotReady,
+    OutOfDeviceMemory,
+    SluiceError,
+    WorkerLost,
+)
 from sluice.health import Condition, Part
 from sluice.request import InferRequest, Tensor
 from sluice.workers.probe import work as made_up
@@ -29,6 +39,10 @@ MODEL = '''
 import os
 import time
 from pathlib import Path
+
+
+class Panic(BaseException):
+    pass
 
 
 class Model:
@@ -50,6 +64,10 @@ class Model:
             raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
         if (x == -666).any():
             raise RuntimeError("the number of the beast")
+        if (x == -1).any():
+            raise Panic("a panic of another language")
+        while (x == -42).any():
+            print("and on and on" * 1000)
         if (x == -777).any():
             self.kept.append(b"x" * (256 << 20))
         if self.spoiled.exists() and self.spoiled.read_text() == str(os.getpid()):
@@ -241,10 +259,10 @@ async def test_a_device_that_fails_again_and_again_is_out_of_service(opened: Ope
         assert "out of service for 300 s" in worker.reason
         assert condition(app, "device") == condition(app, "worker") == [Condition.FAILED]
         assert app.pool.states()["out"] == 1
-        for task in (asking, *others):
-            task.cancel()
         outcomes = await asyncio.gather(asking, *others, return_exceptions=True)
-        assert all(isinstance(outcome, asyncio.CancelledError | DeviceFault) for outcome in outcomes)
+        assert all(isinstance(outcome, DeviceFault | NotReady) for outcome in outcomes)
+        with pytest.raises(NotReady, match="out of service"):
+            await ask(app, 1)
 
 
 async def test_a_process_that_stands_still_is_replaced(opened: Opened) -> None:
@@ -267,6 +285,31 @@ async def test_a_process_that_stands_still_while_it_computes_is_replaced(opened:
         gate.unlink()
         assert await asking == [3]
         assert restarts(app, "hung") >= 1
+
+
+async def test_a_model_that_never_stops_talking_stops_nobody_else(opened: Opened) -> None:
+    async with opened(count=2, hang_timeout=0.5) as app:
+        talking = asyncio.create_task(ask(app, -42))
+        for number in range(20):
+            assert await ask(app, number) == [number]
+        with pytest.raises(Hung):
+            await talking
+
+
+async def test_what_is_no_exception_is_a_failure_like_any_other(opened: Opened) -> None:
+    async with opened() as app:
+        with pytest.raises(ModelFailed, match="a panic of another language"):
+            await ask(app, -1)
+        assert restarts(app, "died") == 0
+
+
+async def test_settings_too_large_for_a_worker_are_refused(opened: Opened, tmp_path: Path) -> None:
+    async with opened() as app:
+        with (tmp_path / "odd" / "model.toml").open("a") as settings:
+            settings.write(f'[parameters]\nendless = "{"x" * 300_000}"\n')
+        with pytest.raises(ModelError, match="too large to be handed to a worker"):
+            await app.catalog.load("odd")
+        assert await ask(app, 3) == [3]
 
 
 async def test_a_rested_worker_gives_signs_of_life(opened: Opened, tmp_path: Path) -> None:
