@@ -11,27 +11,38 @@ One request thus costs at most `MOST_DEATHS` workers their life, and two if it n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Protocol
 
 from sluice.errors import WorkerLost
-from sluice.scheduler.entry import Batch, Entry
 
 DEATHS_IN_COMPANY = 2
 DEATHS_ALONE = 2
 MOST_DEATHS = DEATHS_IN_COMPANY + DEATHS_ALONE
 
 
-def died(batch: Batch) -> None:
-    """A worker died computing it: each of its entries has seen one death more."""
-    alone = len(batch.entries) == 1
-    for entry in batch.entries:
+class Suspect(Protocol):
+    """What is asked of an entry."""
+
+    group: Hashable
+    losses: int  # workers that died computing it
+    lone_losses: int  # of these, those that computed nothing else
+
+    @property
+    def sequence(self) -> int: ...
+
+
+def died(entries: Sequence[Suspect]) -> None:
+    """A worker died computing them: each has seen one death more."""
+    alone = len(entries) == 1
+    for entry in entries:
         entry.losses += 1
         entry.lone_losses += alone
 
 
-def guilty(batch: Batch, *, death: bool) -> bool:
-    """Whether the batch is one entry that has had all its chances."""
-    return len(batch.entries) == 1 and (not death or convicted(batch.entries[0].lone_losses))
+def guilty(entries: Sequence[Suspect], *, death: bool) -> bool:
+    """Whether what failed is one entry that has had all its chances."""
+    return len(entries) == 1 and (not death or convicted(entries[0].lone_losses))
 
 
 def convicted(lone_losses: int) -> bool:
@@ -39,22 +50,22 @@ def convicted(lone_losses: int) -> bool:
     return lone_losses >= DEATHS_ALONE
 
 
-def regroup(batch: Batch, suspects: Sequence[Entry]) -> None:
-    """Let those of the batch that still want an answer try again in halves, which nobody else joins. Neighbours stay
-    together: they are alike, and so what is wrong with one may well be wrong with the next."""
+def regroup(suspects: Sequence[Suspect], batch: int) -> None:
+    """Let those of a failed batch, of this number, that still want an answer try again in halves, which nobody else joins.
+    Neighbours stay together: they are alike, and so what is wrong with one may well be wrong with the next."""
     middle = (len(suspects) + 1) // 2
     for at, entry in enumerate(suspects):
-        isolate(entry, company=("suspects", batch.number, at < middle))
+        isolate(entry, company=("suspects", batch, at < middle))
 
 
-def isolate(entry: Entry, company: tuple[object, ...] = ()) -> None:
+def isolate(entry: Suspect, company: tuple[object, ...] = ()) -> None:
     """Let it compute in this company only, or alone where it has seen too many deaths for any."""
     if not company or entry.losses >= DEATHS_IN_COMPANY:
         company = ("alone", entry.sequence)
     entry.group = company
 
 
-def verdict(entry: Entry, error: WorkerLost) -> WorkerLost:
+def verdict(entry: Suspect, error: WorkerLost) -> WorkerLost:
     """What the guilty one is told."""
     text = (
         f"this request was given up after {entry.losses} workers died under it, {entry.lone_losses} of them while "

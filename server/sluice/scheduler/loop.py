@@ -371,7 +371,7 @@ class Scheduler:
     def _retry(self, batch: Batch, error: SluiceError, lane: Lane | None) -> None:
         death = error if isinstance(error, WorkerLost) else None
         if death is not None:
-            blame.died(batch)
+            blame.died(batch.entries)
         if lane is not None and isinstance(error, OutOfDeviceMemory):
             alone, again = len(batch.entries) == 1, any(entry.overflowed for entry in batch.entries)
             lane.policy.overflowed(batch.padded_tokens, time.monotonic(), alone=alone, again=again)
@@ -381,10 +381,10 @@ class Scheduler:
         if lane is None:
             for entry in suspects:
                 self._fail(entry, error)
-        elif blame.guilty(batch, death=death is not None):
+        elif blame.guilty(batch.entries, death=death is not None):
             self._condemn(lane, batch.entries[0], error)
         else:
-            blame.regroup(batch, suspects)
+            blame.regroup(suspects, batch.number)
             self._put_back(suspects, lane)
         if death is not None and lane is not None:
             for entry in batch.entries:

@@ -46,6 +46,8 @@ class Request:
     priority: int = PRIORITY
     size: int = 0
     group: Hashable = None
+    losses: int = 0
+    lone_losses: int = 0
     due: float = math.inf
     wanted: float = math.inf
     outcome: Outcome = Outcome.WAITING

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from sluice.scheduler import blame
 from sluice.scheduler.cost import Cost
 from sluice.scheduler.policy import Policy, Tuning
 from sluice.scheduler.roster import Roster
@@ -41,6 +42,7 @@ class Sluice:
     def __init__(self, setting: Setting, making: Making = Making()) -> None:
         self.policies: dict[str, Policy[Request]] = {}
         self.roster: Roster[Request] = Roster()
+        self._deaths = 0
         bounds = Bounds(setting.most_rows, setting.most_tokens, _NO_LIMIT)
         noise = random.Random(setting.seed + 1)  # noqa: S311 (noise is no secret)
         for model, world in setting.worlds.items():
@@ -64,9 +66,11 @@ class Sluice:
         self.policies[request.model].remove(request)
 
     def put_back(self, requests: Sequence[Request], now: float) -> None:
-        """Each in a group of its own, as the server does: the one that killed the worker shall not kill for others."""
+        """In halves, as the server does: the one that killed the worker shall not take others with it."""
+        self._deaths += 1
+        blame.died(requests)
+        blame.regroup(requests, self._deaths)
         for request in requests:
-            request.group = ("alone", request.sequence)
             self.policies[request.model].restore(request, now)
 
     def choose(self, worker: int, now: float, idle: int) -> Move | None:

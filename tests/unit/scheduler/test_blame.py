@@ -37,14 +37,14 @@ def companies(entries: list[Entry]) -> list[list[int]]:
 )
 async def test_suspects_try_again_in_halves(count: int, halves: list[list[int]]) -> None:
     entries = [entry(number) for number in range(count)]
-    blame.regroup(batch(7, *entries), entries)
+    blame.regroup(entries, 7)
     assert companies(entries) == halves
 
 
 async def test_halves_of_different_batches_are_different_groups() -> None:
     first, second = [entry(0), entry(1)], [entry(2), entry(3)]
-    blame.regroup(batch(1, *first), first)
-    blame.regroup(batch(2, *second), second)
+    blame.regroup(first, 1)
+    blame.regroup(second, 2)
     assert len(companies(first + second)) == 4
 
 
@@ -53,9 +53,9 @@ async def test_after_enough_deaths_in_company_each_is_alone() -> None:
     for number in range(DEATHS_IN_COMPANY):
         assert len(companies(entries)) < 32
         whole = batch(number, *entries)
-        blame.died(whole)
-        assert not blame.guilty(whole, death=True)
-        blame.regroup(whole, entries)
+        blame.died(whole.entries)
+        assert not blame.guilty(whole.entries, death=True)
+        blame.regroup(entries, whole.number)
     assert companies(entries) == [[number] for number in range(32)]
 
 
@@ -66,10 +66,10 @@ async def test_a_killer_is_guilty_after_the_stated_number_of_deaths_and_not_befo
         number += 1
         deaths += 1
         whole = batch(number, *suspects)
-        blame.died(whole)
-        if blame.guilty(whole, death=True):
+        blame.died(whole.entries)
+        if blame.guilty(whole.entries, death=True):
             break
-        blame.regroup(whole, suspects)
+        blame.regroup(suspects, whole.number)
         suspects = [one for one in suspects if one.group == killer.group]
     assert suspects == [killer]
     assert (killer.losses, killer.lone_losses) == (MOST_DEATHS, DEATHS_ALONE)
@@ -77,8 +77,8 @@ async def test_a_killer_is_guilty_after_the_stated_number_of_deaths_and_not_befo
 
 
 async def test_what_raises_alone_is_guilty_at_once_but_nobody_in_company() -> None:
-    assert blame.guilty(batch(1, entry(0)), death=False)
-    assert not blame.guilty(batch(1, entry(0), entry(1)), death=False)
+    assert blame.guilty([entry(0)], death=False)
+    assert not blame.guilty([entry(0), entry(1)], death=False)
 
 
 @pytest.mark.parametrize("kind", [WorkerLost, Hung, DeviceFault])
