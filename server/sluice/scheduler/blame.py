@@ -51,8 +51,8 @@ def convicted(lone_losses: int) -> bool:
 
 
 def regroup(suspects: Sequence[Suspect], batch: int) -> None:
-    """Let those of a failed batch, of this number, that still want an answer try again in halves, which nobody else joins.
-    Neighbours stay together: they are alike, and so what is wrong with one may well be wrong with the next."""
+    """Let those of a failed batch that still want an answer try again in halves, which nobody else joins. Neighbours
+    stay together: they are alike, and so what is wrong with one may well be wrong with the next."""
     middle = (len(suspects) + 1) // 2
     for at, entry in enumerate(suspects):
         isolate(entry, company=("suspects", batch, at < middle))
