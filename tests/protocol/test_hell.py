@@ -38,6 +38,7 @@ LIMIT = 2 << 20
 GROWTH = 400 << 20  # a hundred large requests in the queue and their replies; resets alone took 2 GiB in four seconds
 HEAD = b"POST /v2/models/identity/infer HTTP/1.1\r\n"
 ENHANCE_YOUR_CALM = 11
+TCP_REPAIR = 19  # of Linux; the socket module does not name it
 
 
 @dataclass
@@ -374,6 +375,35 @@ def test_a_body_that_only_trickles(tmp_path: Path) -> None:
                 with contextlib.suppress(TimeoutError):
                     received += connection.recv(1 << 16)
         assert received.startswith(b"HTTP/1.1 408")
+        impatient.settled()
+
+
+def vanish(connection: socket.socket) -> None:
+    """Be gone without a word, as a machine whose plug was pulled: the other side is not told."""
+    try:
+        connection.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    except PermissionError:
+        pytest.skip("only root can make a connection vanish")
+    connection.close()
+
+
+def test_clients_that_vanish_are_found_out(tmp_path: Path) -> None:
+    """At every state of an HTTP connection, and while the answer is computed."""
+    with started(tmp_path, body_timeout="1", header_timeout="1", keep_alive="1") as impatient:
+        for sent in (b"", HEAD[:20], HEAD + b"Content-Length: 1000\r\n\r\n" + b" " * 10, ASK):
+            for _ in range(5):
+                connection = connect(impatient.server)
+                connection.sendall(sent)
+                if sent is ASK:
+                    assert read_reply(connection).status == 200
+                vanish(connection)
+        impatient.gate.touch()
+        waiting = connect(impatient.server)
+        waiting.sendall(echo(1))
+        wait_until(impatient.gate.with_suffix(".held").exists, "it is computed")
+        vanish(waiting)
+        impatient.gate.unlink()
+        impatient.good()
         impatient.settled()
 
 
