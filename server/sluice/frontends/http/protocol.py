@@ -113,6 +113,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._shared.leave(self)
+        self._kept = 0
         self._discarding = True
         if self._timer is not None:
             self._timer.cancel()
@@ -153,7 +154,10 @@ class Connection(asyncio.Protocol):
             self._arm(self._body_deadline())
 
     def eof_received(self) -> bool:
-        return False  # a client that stops sending has gone: half-closed and closed look the same
+        """A client that stops sending has gone: half-closed and closed look the same."""
+        if self._transport.get_write_buffer_size():
+            self._watch_writing()  # it is closed when that is sent, which may be never
+        return False
 
     def pause_writing(self) -> None:
         self.writing_paused = True
@@ -385,6 +389,8 @@ class Connection(asyncio.Protocol):
 
     def _account(self) -> None:
         """Count what is held only because the client does not send the rest of it, or does not read."""
+        if self not in self._shared.open:
+            return  # it has left, and owes nothing any more
         newest = self._newest
         kept = self._answering if self.writing_paused else 0
         if newest is not None and newest.more_body and newest.failure is None and not newest.answered:
