@@ -6,15 +6,16 @@ import logging
 class Complaint:
     """One kind of trouble; `text` is what is wrong now."""
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger, level: int = logging.WARNING) -> None:
         self._log = log
+        self._level = level
         self._sort = ""
         self.text = ""
 
     def raised(self, text: str, *, sort: str = "") -> None:
         """Something is wrong. `sort` is the part of it by which it is recognised, where the text has numbers in it."""
         if (sort or text) != self._sort:
-            self._log.warning("%s", text)
+            self._log.log(self._level, "%s", text)
         self._sort = sort or text
         self.text = text
 

@@ -9,9 +9,12 @@ moment only and their debts are paid within moments, so it is the others who go.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from itertools import islice
 from typing import TYPE_CHECKING
+
+from sluice.telemetry.complaints import Complaint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,8 +26,14 @@ if TYPE_CHECKING:
 # What may be kept for all clients of one server, in messages of the largest size: unfinished bodies and unread answers.
 MOST_KEPT = 8
 
+# What one connection counts for at most. Else an answer larger than all that may be kept would cost every client that
+# reads slowly its connection, its own included.
+_ONE_COUNTS = MOST_KEPT // 2
+
 # Connections that are asked to make room for a newcomer before it is refused.
 _ASKED = 8
+
+_log = logging.getLogger(__name__)
 
 
 class Connections:
@@ -40,6 +49,8 @@ class Connections:
         self.kept = 0  # bytes
         self._stopping = stopping
         self._most_kept = MOST_KEPT * limits.max_message_bytes
+        self._most_of_one = _ONE_COUNTS * limits.max_message_bytes
+        self._evicting = Complaint(_log, logging.INFO)
         self._silent: OrderedDict[Connection, None] = OrderedDict()  # they owe us a request, the longest silent first
         self._debtors: OrderedDict[Connection, int] = OrderedDict()  # bytes kept for them, the oldest debt first
 
@@ -80,6 +91,7 @@ class Connections:
 
     def keep(self, connection: Connection, size: int) -> None:
         """So many bytes are kept for a connection that has to send or to read before they can go."""
+        size = min(size, self._most_of_one)
         before = self._debtors.get(connection, 0)
         self.kept += size - before
         if size:
@@ -89,7 +101,10 @@ class Connections:
         while self.kept > self._most_kept:
             debtor, debt = self._debtors.popitem(last=False)
             self.kept -= debt
+            self._evicting.raised("too much is kept for HTTP clients that send or read slowly; the slowest give way")
             debtor.give_up()
+        if self.kept <= self._most_kept // 2:
+            self._evicting.over("no more than usual is kept for HTTP clients that send or read slowly")
 
     def _make_room(self) -> bool:
         for connection in list(islice(self._silent, _ASKED)):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from sluice.config.settings import Server
-from sluice.frontends.http.crowd import Connections
+from sluice.frontends.http.crowd import MOST_KEPT, Connections
 from sluice.frontends.http.exchange import Exchange
 from sluice.frontends.http.protocol import Connection
 from sluice.frontends.http.reply import Reply
@@ -78,3 +80,27 @@ async def test_who_stops_sending_has_to_read_all_the_same() -> None:
     transport.closing = not connection.eof_received()
     await asyncio.wait_for(transport.gone.wait(), 60)
     connection.connection_lost(None)
+
+
+async def test_a_giant_answer_takes_nobody_along(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "sluice")
+    crowd = Crowd(size=LIMIT)
+    connections = [await crowd.connect()]
+    crowd.size = 2 * MOST_KEPT * LIMIT
+    connections.append(await crowd.connect())
+    assert not any(transport.gone.is_set() for _, transport in connections)
+    assert caplog.records == []
+    for connection, _ in connections:
+        connection.connection_lost(None)
+
+
+async def test_the_oldest_debt_gives_way_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "sluice")
+    crowd = Crowd(size=LIMIT)
+    connections = [await crowd.connect() for _ in range(MOST_KEPT + 1)]
+    assert [transport.gone.is_set() for _, transport in connections] == [True, True] + [False] * (MOST_KEPT - 1)
+    for connection, _ in connections:
+        connection.connection_lost(None)
+    assert crowd.shared.kept == 0
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO"]
+    assert "the slowest give way" in caplog.messages[0]
