@@ -14,6 +14,8 @@ _CLIENTS = frozenset({errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTDIR, errno.EIS
 
 def write(name: str, files: Mapping[str, bytes]) -> Path:
     """Write it to a temporary directory, which the caller owns."""
+    if name in ("", ".", "..") or "/" in name:
+        raise InvalidRequest(f"'{name}' is not the name of a model")
     try:
         root = Path(tempfile.mkdtemp(prefix="sluice-"))
     except OSError as error:
@@ -23,7 +25,7 @@ def write(name: str, files: Mapping[str, bytes]) -> Path:
             parts = PurePosixPath(given.removeprefix("file:")).parts
             if not parts or any(part in ("..", "/") or part.startswith(".") for part in parts) or len(parts) > 8:
                 raise InvalidRequest(f"'{given}' is not the path of a file in a model's directory")
-            target = root.joinpath(PurePosixPath(name).name or "model", *parts)
+            target = root.joinpath(name, *parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
     except (OSError, ValueError) as error:

@@ -40,6 +40,13 @@ def test_what_a_client_may_not_send(names: list[str], temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
+@pytest.mark.parametrize("name", ["", ".", "..", "../..", "/", "/etc", "a/b", "a/..", "\0"])
+def test_names_that_lead_elsewhere(name: str, temporary: Path) -> None:
+    with pytest.raises(InvalidRequest):
+        overlay.write(name, {"file:x/y": b""})
+    assert not list(temporary.iterdir())
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
 def test_a_disk_that_cannot_take_it_is_not_the_clients_fault(
     code: int, temporary: Path, monkeypatch: pytest.MonkeyPatch
