@@ -1,9 +1,12 @@
 """Structured logs to standard error: one JSON object per line, or lines for people."""
 
+from __future__ import annotations
+
 import json
 import logging
 import os
 import re
+import select
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -31,6 +34,10 @@ _COLOURS = {
     logging.ERROR: "31",
     logging.CRITICAL: "1;31",
 }
+
+# A pipe or terminal that takes anything takes so many bytes at once; and no character has more than four of them.
+_TAKEN_AT_ONCE = select.PIPE_BUF
+_WIDEST = 4
 
 # Libraries that bring handlers of their own; their lines go through ours, from warnings up.
 _LIBRARIES = ("grpc", "asyncio")
@@ -75,29 +82,63 @@ class StandardError(logging.StreamHandler[TextIO]):
     """The handler that `configure` installs, so that it finds its own again.
 
     A line that cannot be written, on a full disk say, is lost and counted; how many is said once lines can be written
-    again. Nobody is told by a traceback, which could not be written either.
+    again. Nobody is told by a traceback, which could not be written either. Nor does anybody wait for a reader who has
+    stopped: most lines are written by the event loop's thread, and the whole server would stop with him.
     """
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
         self.lost = 0
         self.reason = ""
+        self._cut = False  # the last line has no end
+        self._poll = _poll(stream)
 
     def emit(self, record: logging.LogRecord) -> None:
         lost = self.lost
-        super().emit(record)
+        try:
+            self._write(self.format(record) + self.terminator)
+        except Exception:
+            self.handleError(record)
         if lost and lost == self.lost:
             self.lost, reason = 0, self.reason
             extra = {"lost": lost}
             logging.getLogger("sluice.log").warning("%d lines of the log were lost: %s", lost, reason, extra=extra)
+            if self.lost:
+                self.lost = lost  # they could not be told of
+
+    def _write(self, text: str) -> None:
+        """As much at a time as is taken without waiting."""
+        if self._cut:
+            text = self.terminator + text
+        size = _TAKEN_AT_ONCE if text.isascii() else _TAKEN_AT_ONCE // _WIDEST
+        for start in range(0, len(text), size):
+            if not self._takes():
+                raise BlockingIOError
+            self.stream.write(text[start : start + size])
+            self.flush()
+            self._cut = start + size < len(text)
+
+    def _takes(self) -> bool:
+        return self._poll is None or bool(self._poll.poll(0))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the base class calls it so
         error = sys.exception()
         if isinstance(error, OSError):
             self.lost += 1
-            self.reason = os.strerror(error.errno or 0)
+            self.reason = "nobody reads them" if isinstance(error, BlockingIOError) else os.strerror(error.errno or 0)
         else:
             super().handleError(record)
+
+
+def _poll(stream: TextIO) -> select.poll | None:
+    """Tells whether the stream would take something now; none for a stream without a file."""
+    try:
+        descriptor = stream.fileno()
+    except OSError:
+        return None
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return poll
 
 
 def lost() -> str:
@@ -142,7 +183,7 @@ class HumanFormatter(logging.Formatter):
         parts.extend(f"{key}={_show(value)}" for key, value in _extras(record).items())
         line = " ".join(parts)
         failure = _failure(self, record)
-        return f"{line}\n{failure}" if failure else line
+        return "\n".join([line, *map(_escape, failure.split("\n"))]) if failure else line
 
 
 def _time(record: logging.LogRecord) -> str:

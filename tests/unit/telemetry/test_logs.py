@@ -4,7 +4,9 @@ import errno
 import io
 import json
 import logging
+import os
 import re
+import select
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -128,6 +130,18 @@ def test_what_a_client_sent_cannot_start_a_new_line(stderr: Captured, form: str)
     assert "\x1b" not in stderr.getvalue()
 
 
+def test_what_a_client_sent_cannot_steer_a_terminal_from_a_traceback(stderr: Captured) -> None:
+    logs.configure(Log(format="human"))
+
+    try:
+        raise ValueError("\x1b[2J\r")
+    except ValueError:
+        LOGGER.exception("failed")
+
+    assert lines(stderr)[-1] == r"ValueError: \x1b[2J\r"
+    assert lines(stderr)[1] == "Traceback (most recent call last):"
+
+
 def test_secrets_are_masked_at_any_depth(stderr: Captured) -> None:
     logs.configure(Log(format="json"))
 
@@ -207,3 +221,82 @@ def test_lines_that_cannot_be_written_are_lost_counted_and_told(monkeypatch: pyt
         "3 lines of the log were lost: No space left on device",
     ]
     assert lines[-1]["lost"] == 3
+
+
+class Pipe:
+    """Standard error that somebody may read or not."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        self.stream = os.fdopen(self._writing, "w")
+
+    def fill(self, *, but: int = 0) -> int:
+        """Write until no more is taken, then take so many bytes out; how many are in it."""
+        os.set_blocking(self._writing, False)
+        size = -but
+        try:
+            while True:
+                size += os.write(self._writing, b"-" * select.PIPE_BUF)
+        except BlockingIOError:
+            os.set_blocking(self._writing, True)
+        if but:
+            os.read(self._reading, but)
+        return size
+
+    def read(self) -> str:
+        return os.read(self._reading, 1 << 20).decode()
+
+    def close(self) -> None:
+        self.stream.close()
+        os.close(self._reading)
+
+
+@pytest.fixture
+def pipe(stderr: Captured) -> Iterator[Pipe]:  # which puts the loggers back
+    pipe = Pipe()
+    yield pipe
+    pipe.close()
+
+
+def test_nobody_waits_for_a_reader_who_has_stopped(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", pipe.stream)
+    logs.configure(Log(format="json"))
+    pipe.fill()
+    for _ in range(3):
+        LOGGER.warning("never seen")
+    assert logs.lost() == "3 lines could not be written: nobody reads them"
+    pipe.read()
+    LOGGER.warning("last")
+    assert logs.lost() == ""
+    assert [json.loads(line)["message"] for line in pipe.read().splitlines()] == [
+        "last",
+        "3 lines of the log were lost: nobody reads them",
+    ]
+
+
+@pytest.mark.parametrize("text", ["x", "\N{SNOWMAN}"])
+def test_a_line_longer_than_what_is_taken_is_cut(pipe: Pipe, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stderr", pipe.stream)
+    logs.configure(Log(format="json"))
+    before = pipe.fill(but=select.PIPE_BUF)
+    LOGGER.warning(text * (1 << 20))
+    assert logs.lost() == "1 lines could not be written: nobody reads them"
+    first = pipe.read()
+    assert len(first.encode()) > before
+    LOGGER.warning("next")
+    cut, *rest = pipe.read().splitlines()
+    assert cut == ""
+    assert [json.loads(line)["message"] for line in rest] == [
+        "next",
+        "1 lines of the log were lost: nobody reads them",
+    ]
+
+
+def test_long_lines_are_written_whole_where_there_is_room(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", pipe.stream)
+    logs.configure(Log(format="json"))
+    text = "\N{SNOWMAN}" * 10_000
+    LOGGER.warning(text)
+    assert json.loads(pipe.read())["message"] == text
+    assert logs.lost() == ""
