@@ -11,7 +11,9 @@ What is missing, the time between saying good-bye and refusing, is made here, on
 
 The law of the second step: a frame may be written only between two of grpcio's. grpcio writes whole frames, and where
 the kernel cuts a write short the send queue is full. So a connection is told when two looks in a row find next to
-nothing in its send queue. One where that is never so, because its client does not read, is left to grpcio's own stop.
+nothing in its send queue, and, while there are replies that the kernel may have cut, nothing sent in between: the queue
+may be empty because grpcio has not yet come to write the rest. One where that is never so, because its client does not
+read, is left to grpcio's own stop.
 
 Descriptors belong to grpcio, which may close them at any moment and see their numbers given away. So everything is done
 on a duplicate whose address was looked at. And it needs plain text: under TLS a frame would have to be a record.
@@ -26,6 +28,7 @@ import os
 import socket
 import struct
 import termios
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -62,8 +65,10 @@ class Door:
     """The listening socket of a gRPC server and the connections it let in, as the kernel knows them."""
 
     port: int
+    large: Callable[[], bool] = bool  # replies are on their way that the kernel may take in parts
     _asked: set[Connection] = field(default_factory=set)
-    _next: set[Connection] = field(default_factory=set)  # who can be asked if the next look agrees
+    _next: dict[Connection, int] = field(default_factory=dict)  # who can be asked if the next look agrees: bytes sent
+    _looking: threading.Lock = field(default_factory=threading.Lock)  # a look that nobody awaits any more goes on
 
     def close(self) -> None:
         """Refuse whoever comes from now on."""
@@ -96,8 +101,12 @@ class Door:
         return await asyncio.to_thread(self._look)
 
     def _look(self) -> Inside:
+        with self._looking:
+            return self._look_alone()
+
+    def _look_alone(self) -> Inside:
         there: set[Connection] = set()
-        found: set[Connection] = set()
+        found: dict[Connection, int] = {}
         silence = float("inf")
         for descriptor, duplicate in self._sockets():
             with contextlib.suppress(OSError):  # it has just been cut
@@ -107,13 +116,15 @@ class Door:
                 connection = (descriptor, duplicate.getpeername())
                 there.add(connection)
                 silence = min(silence, struct.unpack_from("=I", info, _LAST_DATA_RECEIVED)[0] / 1000)
-                if connection in self._asked or not _may_be_asked(duplicate, info):
+                (sent,) = struct.unpack_from("=Q", info, _BYTES_SENT)
+                # The server has to speak first.
+                if connection in self._asked or not sent or _unacknowledged(duplicate) > NEXT_TO_NOTHING:
                     continue
-                if connection in self._next:
+                if connection in self._next and (sent == self._next[connection] or not self.large()):
                     duplicate.send(GOAWAY, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
                     self._asked.add(connection)
                 else:
-                    found.add(connection)
+                    found[connection] = sent
         self._asked &= there
         self._next = found
         return Inside(len(there), len(there - self._asked), silence)
@@ -143,8 +154,7 @@ def _duplicate(descriptor: int) -> socket.socket:
         raise
 
 
-def _may_be_asked(connection: socket.socket, info: bytes) -> bool:
-    """The server has spoken first, as it must, and is not in the middle of a frame."""
-    greeted: bool = struct.unpack_from("=Q", info, _BYTES_SENT)[0] > 0
-    (unacknowledged,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
-    return greeted and unacknowledged <= NEXT_TO_NOTHING
+def _unacknowledged(connection: socket.socket) -> int:
+    """Bytes in its send queue."""
+    (size,) = struct.unpack("=i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))
+    return int(size)

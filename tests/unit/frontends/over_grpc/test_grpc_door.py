@@ -87,6 +87,29 @@ async def test_a_frame_that_is_being_written_is_not_cut(house: House) -> None:
     assert client.recv(100) == GOAWAY
 
 
+async def test_between_the_parts_of_a_large_reply_nobody_is_asked(house: House) -> None:
+    """The send queue is empty at each look, and still the frame may go on."""
+    on_its_way = True
+    house.door.large = lambda: on_its_way
+    client, server = house.connect()
+    for _ in range(4):
+        server.sendall(bytes(100))
+        assert client.recv(100, socket.MSG_WAITALL) == bytes(100)
+        assert (await house.door.look()).unasked == 1
+    on_its_way = False
+    server.sendall(b"end")
+    await house.door.asked()
+    assert client.recv(3 + len(GOAWAY), socket.MSG_WAITALL) == b"end" + GOAWAY
+
+
+async def test_who_is_sent_nothing_is_asked_whatever_others_are_sent(house: House) -> None:
+    house.door.large = lambda: True
+    client, server = house.connect()
+    server.sendall(SETTINGS)
+    await house.door.asked()
+    assert client.recv(len(SETTINGS + GOAWAY), socket.MSG_WAITALL) == SETTINGS + GOAWAY
+
+
 async def test_it_is_empty_when_all_have_left(house: House) -> None:
     assert await house.door.look() == Inside(0, 0, float("inf"))
     client, server = house.connect()
