@@ -43,7 +43,7 @@ def _unary(name: str, method: Unary, sending: Sending) -> grpc.RpcMethodHandler:
         call = _call(context)
         try:
             reply = await method(call, message)
-            sending.last(len(reply))
+            sending.last(len(reply), context.peer)
         except asyncio.CancelledError:
             return await _cancelled(name, call, context)
         except Exception as error:
@@ -65,7 +65,7 @@ def _streaming(
         turn = asyncio.Lock()  # grpc takes one message at a time
 
         async def send(reply: bytes) -> None:
-            with sending.part(len(reply)):
+            with sending.part(len(reply), context.peer):
                 async with turn:
                     await _write(reply, context)
 

@@ -67,7 +67,9 @@ class GrpcServer:
         """Listens; the port is returned."""
         logging.getLogger("grpc._cython.cygrpc").addFilter(_clients_that_left)
         server = grpc.aio.server(options=_options(self._settings))
-        sending = Sending(self._settings.max_message_bytes)
+        sending = Sending(
+            self._settings.max_message_bytes, self._settings.body_timeout, lambda peer: self._door.cut(peer)
+        )
         server.add_generic_rpc_handlers((Handlers(self._methods(), sending),))
         host, port = self._settings.host, self._settings.grpc_port
         address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -78,7 +80,7 @@ class GrpcServer:
             raise ConfigError(f"server.grpc_port: cannot listen on {address}: {reason}") from error
         await server.start()
         self._server = server
-        self._door = Door(bound)
+        self._door = Door(bound, large=lambda: sending.held > 0)
         return bound
 
     def stop_accepting(self) -> None:

@@ -110,6 +110,25 @@ async def test_who_is_sent_nothing_is_asked_whatever_others_are_sent(house: Hous
     assert client.recv(len(SETTINGS + GOAWAY), socket.MSG_WAITALL) == SETTINGS + GOAWAY
 
 
+def test_one_peer_is_cut_and_no_other(house: House) -> None:
+    harmful, _ = house.connect()
+    client, server = house.connect()
+    house.door.cut(f"ipv4:127.0.0.1:{harmful.getsockname()[1]}")
+    assert harmful.recv(100) == b""
+    server.sendall(b"still here")
+    assert client.recv(100) == b"still here"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+@pytest.mark.parametrize(("host", "peer"), [("::1", "ipv6:%5B::1%5D:"), ("127.0.0.1", "ipv4:127.0.0.1:")])
+def test_peers_are_known_by_the_names_grpc_gives_them(host: str, peer: str) -> None:
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listening:
+        port = int(listening.getsockname()[1])
+        with socket.create_connection((host, port), timeout=30) as client, listening.accept()[0]:
+            Door(port).cut(f"{peer}{client.getsockname()[1]}")
+            assert client.recv(100) == b""
+
+
 async def test_it_is_empty_when_all_have_left(house: House) -> None:
     assert await house.door.look() == Inside(0, 0, float("inf"))
     client, server = house.connect()
