@@ -85,7 +85,8 @@ class App:
             vital=(self._vitals.parts, self._scheduler_parts),
             others=(self.pool.parts, self.catalog.parts),
         )
-        self._vitals.notify = self.catalog.notify = self.health.notify
+        self._vitals.notify = self.health.look
+        self.catalog.notify = self.health.notify
         self.pool.notify = self.catalog.workers_changed
         self._regions = Regions(settings.server.shared_memory)
         services = Services(

@@ -63,6 +63,7 @@ class Health:
         self._born = time.monotonic()
         self._started = False
         self._stopping = False
+        self._seen = False  # whether it was ready at the last look
         self._waiting: set[asyncio.Future[None]] = set()
 
     def mark_started(self) -> None:
@@ -119,6 +120,13 @@ class Health:
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
+
+    def look(self) -> None:
+        """Notify if the server has become ready or unready: of what changes with time alone nobody else tells."""
+        ready = self.ready()
+        if ready != self._seen:
+            self._seen = ready
+            self.notify()
 
     async def changed(self) -> None:
         """Until the next notification."""

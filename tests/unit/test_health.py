@@ -64,6 +64,22 @@ async def test_every_watcher_is_woken_once() -> None:
     await again
 
 
+async def test_a_look_wakes_watchers_only_when_it_sees_a_change() -> None:
+    vital = [Part("scheduler", "queues", Condition.OK)]
+    health = Health(Parts(), vital=(lambda: vital,))
+    health.mark_started()
+    health.look()
+    for condition in (Condition.FAILED, Condition.OK):
+        watcher = asyncio.create_task(health.changed())
+        await asyncio.sleep(0)
+        health.look()
+        await asyncio.sleep(0)
+        assert not watcher.done()
+        vital[0] = Part("scheduler", "queues", condition)
+        health.look()
+        await watcher
+
+
 def test_a_failed_vital_part_makes_it_unready_and_no_other_does() -> None:
     vital = [Part("memory", "server", Condition.OK)]
     others = [Part("worker", "cpu:0", Condition.FAILED, "it died")]
