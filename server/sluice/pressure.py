@@ -29,9 +29,10 @@ class Level(IntEnum):
     REFUSE = 3  # nothing new
 
 
-# The share at which a level begins; it ends this much lower.
+# The share at which a level begins, and below which it ends. While all is refused there is little left that could
+# be given back: a server that comes to rest a few points below where refusing begins must serve again.
 BEGINS: Mapping[Level, float] = {Level.WARN: 0.80, Level.SHRINK: 0.88, Level.REFUSE: 0.95}
-SLACK = 0.04
+ENDS: Mapping[Level, float] = {Level.WARN: 0.76, Level.SHRINK: 0.84, Level.REFUSE: 0.94}
 
 
 class Gauge:
@@ -42,7 +43,7 @@ class Gauge:
 
     def judge(self, share: float) -> Level:
         reached = max((level for level, begins in BEGINS.items() if share >= begins), default=Level.OK)
-        while self.level > reached and share < BEGINS[self.level] - SLACK:
+        while self.level > reached and share < ENDS[self.level]:
             self.level = Level(self.level - 1)
         self.level = max(self.level, reached)
         return self.level
@@ -69,10 +70,6 @@ class Reading:
     workers: int  # that only worker processes hold
     shared: int  # slots, and clients' regions: counted once
     bound: Bound  # the tightest
-
-    @property
-    def own(self) -> int:
-        return self.server + self.workers + self.shared
 
 
 class Memory:
