@@ -101,7 +101,7 @@ class Vitals(Collector):
         while True:
             now = time.monotonic()
             try:
-                self._files.look()
+                await loop.run_in_executor(self._reader, self._files.look)  # some kernels have to list them all
                 for disk in self._disks:
                     disk.look(now)
                 await self._look_at_memory(now)
@@ -124,13 +124,14 @@ class Vitals(Collector):
         before, level = self._gauge.level, self._gauge.judge(self._reading.bound.share)
         if level > before:
             log.warning("memory is running short: %s; %s", self._memory_text(), _DONE[level])
+            if level >= Level.SHRINK:
+                gc.collect()  # once: it stops everything, and finds little when it is called again and again
         elif level < before:
             log.info("memory is less short: %s; %s", self._memory_text(), _DONE[level])
         self._relieve(level)
         if level >= Level.SHRINK and now - self._trimmed >= _TRIM_EVERY:
             self._trimmed = now
             self._relief.trim()
-            gc.collect()
             await asyncio.get_running_loop().run_in_executor(self._reader, _trim_own)
 
     def _relieve(self, level: Level) -> None:
@@ -300,10 +301,14 @@ class Disk:
         if waiting and now - self._asked > _DISK_PATIENCE:
             self._complaint.raised(f"the disk of {self._directory} does not answer", sort="silent")
         if not waiting and now - self._asked >= _DISK_PERIOD:
+            thread = threading.Thread(target=self._ask, args=(now,), name="sluice-disk", daemon=True)
             self._asked = now
-            threading.Thread(target=self._ask, name="sluice-disk", daemon=True).start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no thread left; it will be asked the next time
+                self._asked = self._answered
 
-    def _ask(self) -> None:
+    def _ask(self, asked: float) -> None:
         try:
             told = self._ask_system(self._directory)
         except OSError as error:
@@ -318,7 +323,7 @@ class Disk:
             self._complaint.over(f"the disk has room again ({text})")
         else:
             self._complaint.raised(f"the disk is short ({text})", sort="short")
-        self._answered = self._asked
+        self._answered = asked
 
     def part(self, now: float) -> Part:
         if self._asked > self._answered and now - self._asked > _DISK_PATIENCE:

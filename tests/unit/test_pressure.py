@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from sluice import vitals
 from sluice.health import Condition
 from sluice.pressure import BEGINS, ENDS, Gauge, Level, Memory
 from sluice.vitals import SHRUNK, Relief, Vitals
@@ -273,6 +274,19 @@ async def test_relief_follows_the_levels(watched: Watched) -> None:
     assert await watched.use(0.86) == []
     assert await watched.use(0.5) == ["squeeze 1"]
     assert watched.condition() is Condition.OK
+
+
+async def test_garbage_is_collected_when_memory_becomes_short_and_not_all_the_time(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collections: list[int] = []
+    monkeypatch.setattr(vitals, "_TRIM_EVERY", 0.0)
+    monkeypatch.setattr(gc, "collect", lambda: collections.append(1))
+    assert set(await watched.use(0.85)) == set()
+    assert collections == []
+    for share, collected in ((0.9, 1), (0.91, 1), (0.97, 2), (0.97, 2)):
+        assert "trim" in await watched.use(share)
+        assert len(collections) == collected
 
 
 async def test_a_jump_asks_for_everything_at_once(watched: Watched) -> None:

@@ -94,6 +94,20 @@ def test_a_disk_that_hangs_holds_nobody_up(caplog: pytest.LogCaptureFixture) -> 
     look(disk, now + 20)
 
 
+def test_a_disk_is_asked_again_after_there_was_no_thread_to_ask_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk("repository", Path("/models"), ask=System().ask)
+    with monkeypatch.context() as busy:
+        busy.setattr(threading.Thread, "start", no_thread)
+        disk.look(100.0)
+    assert disk.part(200.0).condition is Condition.OK
+    look(disk, 200.0)
+    assert disk.part(200.0).reason == "/models: 1.0 GiB free"
+
+
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_what_is_known_of_writing_belongs_to_the_disk() -> None:
     disk = Disk("repository", Path("/models"), lambda: "cannot be written", ask=System().ask)
     look(disk, 100.0)
