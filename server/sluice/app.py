@@ -210,8 +210,8 @@ class App:
 def serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:
     """Serve until a signal; the process's exit code."""
     logs.configure(settings.log)
-    # Beside the connections there is what the server itself and its workers need.
-    allow_more_files(settings.server.max_connections + 256)
+    # Beside the connections of both protocols there is what the server itself and its workers need.
+    allow_more_files(2 * settings.server.max_connections + 256)
     return uvloop.run(_serve(settings, announce))
 
 
