@@ -270,9 +270,16 @@ class Loader:
     async def remember(self, version: Version) -> None:
         """Keep what was learned since the last time, for the next start."""
         cost, key = version.cost, version.lane.key
-        if self._remembered.get(key) != cost.version:
-            self._remembered[key] = cost.version
-            await asyncio.to_thread(learned.write, version.memory, version.circumstances, cost.state())
+        if self._remembered.get(key) == cost.version:
+            return
+        self._remembered[key] = cost.version  # from now on, lest two write the same file
+        try:
+            kept = await asyncio.to_thread(learned.write, version.memory, version.circumstances, cost.state())
+        except Exception:
+            log.exception("what was learned of '%s' version %s cannot be kept", version.spec.name, version.number)
+            kept = False
+        if not kept:
+            self._remembered.pop(key, None)
 
     async def drain(self, version: Version) -> None:
         """Let a version finish what it was given, then take it off its workers."""

@@ -45,8 +45,8 @@ def read(path: Path, circumstances: Circumstances) -> object:
     return kept.get("cost")
 
 
-def write(path: Path, circumstances: Circumstances, state: dict[str, Any]) -> None:
-    """Whole or not at all."""
+def write(path: Path, circumstances: Circumstances, state: dict[str, Any]) -> bool:
+    """Whole or not at all. Whether that was all: what was not written for want of room is worth another try."""
     staged = path.with_suffix(".tmp")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -58,8 +58,9 @@ def write(path: Path, circumstances: Circumstances, state: dict[str, Any]) -> No
         reason = system_reason(error)
         if error.errno in _CHOSEN:
             log.debug("%s cannot be written: %s", path, reason)
-        else:
-            repository = path.parents[2]
-            trouble.raised(f"what is learned of models cannot be kept in {repository} for the next start: {reason}")
-    else:
-        trouble.over("what is learned of models can be kept again")
+            return True
+        repository = path.parents[2]
+        trouble.raised(f"what is learned of models cannot be kept in {repository} for the next start: {reason}")
+        return False
+    trouble.over("what is learned of models can be kept again")
+    return True

@@ -54,12 +54,12 @@ def test_a_full_disk_is_said_once_and_leaves_no_part_of_a_file(
     with monkeypatch.context() as full:
         full.setattr("os.replace", fails_with(errno.ENOSPC))
         for _ in range(2):
-            learned.write(path, CIRCUMSTANCES, {"floor": 2.5})
+            assert not learned.write(path, CIRCUMSTANCES, {"floor": 2.5})
     repository = path.parents[2]
     assert learned.trouble.text.endswith(f"in {repository} for the next start: No space left on device")
     assert learned.read(path, CIRCUMSTANCES) == {"floor": 1.5}
     assert [entry.name for entry in path.parent.iterdir()] == ["3-cpu.json"]
-    learned.write(path, CIRCUMSTANCES, {"floor": 2.5})
+    assert learned.write(path, CIRCUMSTANCES, {"floor": 2.5})
     assert learned.trouble.text == ""
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
@@ -68,7 +68,7 @@ def test_a_repository_that_may_not_be_written_is_no_trouble(
     path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("os.replace", fails_with(errno.EROFS))
-    learned.write(path, CIRCUMSTANCES, {"floor": 2.5})
+    assert learned.write(path, CIRCUMSTANCES, {"floor": 2.5})  # there is nothing to try again
     assert learned.trouble.text == ""
     assert not caplog.records
 
