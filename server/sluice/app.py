@@ -205,6 +205,7 @@ class App:
     def kill(self) -> None:
         """Leave at once, but leave nothing behind."""
         self.pool.kill()
+        self.catalog.remove_files()
 
 
 def serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:

@@ -361,6 +361,10 @@ class Catalog:
             version.circuit.stop()
         for task in self._tasks:
             task.cancel()
+        self.remove_files()
+
+    def remove_files(self) -> None:
+        """Remove what came with load requests."""
         for directory in itertools.chain.from_iterable(self._overlays.values()):
             shutil.rmtree(directory, ignore_errors=True)
         self._overlays.clear()

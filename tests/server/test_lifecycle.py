@@ -1,5 +1,6 @@
 """The server's life: live, started and ready in their order, a stop that costs no request, and nothing left behind."""
 
+import base64
 import contextlib
 import json
 import os
@@ -301,9 +302,18 @@ def test_what_does_not_finish_in_time_is_given_up(repository: Path, gate: Gate, 
     nothing_left(server, workers)
 
 
-def test_a_second_signal_ends_it_at_once(repository: Path, gate: Gate, start_server: StartServer) -> None:
-    server = start_server(repository, "--python-directory", str(repository), "--lame-duck", "3600")
+def test_a_second_signal_ends_it_at_once(
+    repository: Path, gate: Gate, tmp_path: Path, start_server: StartServer
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    options = ("--python-directory", str(repository), "--lame-duck", "3600")
+    server = start_server(repository, *options, environment={"TMPDIR": str(temporary)})
     workers = at_work(server)
+    content = base64.b64encode((repository / "tagger" / "1" / "model.onnx").read_bytes()).decode()
+    brought = {"parameters": {"config": "{}", "file:2/model.onnx": content}}
+    assert server.request("POST", "/v2/repository/models/brought/load", brought)[0] == 200
+    assert list(temporary.glob("sluice-*"))
     gate.path.touch()
     with connect(server) as client:
         client.sendall(post("/v2/models/echo/infer", {"inputs": [
@@ -314,6 +324,7 @@ def test_a_second_signal_ends_it_at_once(repository: Path, gate: Gate, start_ser
         until(lambda: server.request("GET", "/v2/health/ready")[0] == 503, "the server is unready")
         assert server.stop(signal.SIGTERM) == 128 + signal.SIGTERM
     nothing_left(server, workers)
+    assert not list(temporary.glob("sluice-*"))
 
 
 def test_an_interrupt_skips_the_lame_duck(repository: Path, start_server: StartServer) -> None:
