@@ -9,7 +9,7 @@ import stat
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from sluice.errors import ModelError, system_reason
 
@@ -31,9 +31,14 @@ def name_of_file(text: str) -> str:
         raise ValueError(f"{text!r}: a file's name is without control characters and backslashes, and UTF-8")
     if not path.parts or path.is_absolute() or ".." in path.parts or str(path) != text:
         raise ValueError(f"{text!r}: must name a file inside the version's directory")
-    if _BESIDE.fullmatch(text):
+    if is_beside(path):
         raise ValueError(f"{text!r}: is not one of the files that a manifest is over")
     return text
+
+
+def is_beside(path: PurePath) -> bool:
+    """Whether it is the manifest or the card, which a manifest is not over. `path` is below the version's directory."""
+    return _BESIDE.fullmatch(path.as_posix()) is not None
 
 
 def staged(path: Path) -> Path:
@@ -62,7 +67,7 @@ def files_of(directory: Path) -> list[str]:
                 continue
             if not stat.S_ISREG(mode):
                 raise ModelError(f"{shown}: is neither a file nor a directory")
-            if not _BESIDE.fullmatch(relative):
+            if not is_beside(base / name):
                 try:
                     found.append(name_of_file(relative))
                 except ValueError as error:

@@ -11,26 +11,24 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sluice import __version__
 from sluice.config.toml import encode
 from sluice.errors import ModelError, system_reason
 from sluice.spec import DATATYPES, Port
-from sluice.store import onnx_file
+from sluice.store import onnx_file, tables
 from sluice.store.contents import MANIFEST, Hashes, files_of, name_of_file, staged
 from sluice.store.reading import complaint, did_you_mean, read_text
 
 FORMAT = 1
 TASKS = ("embedding", "classification", "token-classification", "rerank", "other")
-RELATIONS = ("quantized from", "converted from", "delta of", "fine-tuned from", "derived from")
-
 # Semantic versioning 2.0.0, without its rule on leading zeros after the dash.
 SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII)
 _NAME = re.compile(r"\w[\w.+@:=~ -]*(?<! )")
@@ -39,8 +37,6 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "onnx": ("onnx",)}
 _FORMATS = {".onnx": "onnx", ".py": "python"}
 _COMPLAINTS = 5  # named in one error
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +61,7 @@ class Model:
 class Parent:
     """A version that this one was made from."""
 
-    relation: str
+    relation: str  # "quantized from", "converted from", "delta of", …
     name: str
     version: str
     digest: str = ""  # "" = not known
@@ -115,7 +111,7 @@ def parse(text: str, shown: str = MANIFEST) -> Manifest:
         raise complaint(shown, None, "", f"not valid TOML: {error}") from error
     try:
         return _manifest(document)
-    except _Wrong as error:
+    except tables.Wrong as error:
         raise complaint(shown, None, error.key, str(error)) from error
 
 
@@ -149,6 +145,13 @@ def seal(directory: Path, **said: Any) -> Manifest:
 
     `said` are fields of a manifest by name; what it does not say is kept from the manifest that is there.
     """
+    manifest = examine(directory, **said)
+    write(directory, manifest)
+    return manifest
+
+
+def examine(directory: Path, **said: Any) -> Manifest:
+    """The manifest that `seal` would write."""
     unknown = next((key for key in said if key not in SAID), None)
     if unknown is not None:
         raise ModelError(f"{unknown}: is nothing that can be said of a version; {did_you_mean(unknown, SAID)}")
@@ -157,23 +160,21 @@ def seal(directory: Path, **said: Any) -> Manifest:
     names = files_of(directory)
     graph = model_file(directory, names)
     hashes = Hashes().of(directory, names)
-    files = tuple(FileEntry(name, *hashes[name]) for name in names)
     model, inputs, outputs = _told(directory / graph)
-    sealed = Manifest(
-        **_kept(directory, names) | said,
+    old = read(directory)
+    manifest = Manifest(
+        **(_suggested(directory, names) if old is None else {key: getattr(old, key) for key in SAID}) | said,
         created=datetime.now(UTC).replace(microsecond=0),
         created_by=f"sluice {__version__}",
         model=model,
         runtime=runtime(),
         inputs=inputs,
         outputs=outputs,
-        files=files,
+        files=tuple(FileEntry(name, *hashes[name]) for name in names),
     )
-    old = read(directory)
-    if old is not None and old.digest() == sealed.digest():  # the same files, of which more is known
-        sealed = replace(sealed, created=old.created, created_by=old.created_by, runtime=old.runtime)
-    write(directory, sealed)
-    return sealed
+    if old is not None and old.digest() == manifest.digest():  # the same files, of which more is known
+        return replace(manifest, created=old.created, created_by=old.created_by, runtime=old.runtime)
+    return manifest
 
 
 def verify(directory: Path, manifest: Manifest, hashes: Hashes | None = None) -> None:
@@ -185,8 +186,7 @@ def verify(directory: Path, manifest: Manifest, hashes: Hashes | None = None) ->
     expected = {entry.path: entry for entry in manifest.files}
     wrong = [(path, "is missing") for path in expected if path not in names]
     wrong += [(name, "is not in the manifest") for name in sorted(names - expected.keys())]
-    if not wrong:
-        wrong = [(path, why) for path, why in _sizes(directory, expected).items() if why]
+    wrong += [(path, why) for path in expected.keys() & names if (why := _resized(directory, expected[path]))]
     if not wrong:
         found = (hashes or Hashes()).of(directory, expected)
         wrong = [(path, why) for path, entry in expected.items() if (why := _changed(found[path], entry))]
@@ -196,17 +196,13 @@ def verify(directory: Path, manifest: Manifest, hashes: Hashes | None = None) ->
         raise ModelError(f"{_shown(directory)} is not what its manifest says: {'; '.join(texts)}{more}")
 
 
-def _sizes(directory: Path, expected: Mapping[str, FileEntry]) -> dict[str, str]:
-    """What is wrong with each file's size, which is cheap to know."""
-    wrong = {}
-    for path, entry in expected.items():
-        try:
-            size = (directory / path).stat().st_size
-        except OSError as error:
-            wrong[path] = f"cannot be read: {system_reason(error)}"
-            continue
-        wrong[path] = f"is changed: it has {size} bytes, not {entry.size}" if size != entry.size else ""
-    return wrong
+def _resized(directory: Path, entry: FileEntry) -> str:
+    """What is wrong with its size, which is cheap to know."""
+    try:
+        size = (directory / entry.path).stat().st_size
+    except OSError as error:
+        return f"cannot be read: {system_reason(error)}"
+    return f"is changed: it has {size} bytes, not {entry.size}" if size != entry.size else ""
 
 
 def _changed(found: tuple[str, int], entry: FileEntry) -> str:
@@ -251,11 +247,8 @@ def _told(path: Path) -> tuple[Model, tuple[Port, ...], tuple[Port, ...]]:
 SAID = ("name", "version", "task", "tokenizer", "source", "licence", "parents", "metrics")
 
 
-def _kept(directory: Path, names: list[str]) -> dict[str, Any]:
-    """What was said before; else what the directory's place suggests."""
-    old = read(directory)
-    if old is not None:
-        return {key: getattr(old, key) for key in SAID}
+def _suggested(directory: Path, names: list[str]) -> dict[str, Any]:
+    """What the directory's place says."""
     place = directory.resolve()
     return {
         "name": place.parent.name,
@@ -333,52 +326,6 @@ def _key(text: str) -> str:
 # Reading.
 
 
-class _Wrong(ValueError):
-    """What is wrong with the value of a key."""
-
-    def __init__(self, key: str, why: str) -> None:
-        super().__init__(why)
-        self.key = key
-
-
-def _text(value: Any, pattern: re.Pattern[str] | None = None) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"must be a text, not {value!r}")
-    if pattern is not None and not pattern.fullmatch(value):
-        raise ValueError(f"{value!r} does not look like one")
-    return value
-
-
-def _choice(value: Any, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        raise ValueError(f"must be one of {', '.join(choices)}, not {value!r}")
-    return str(value)
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"must be a whole number of at least 0, not {value!r}")
-    return value
-
-
-def _time(value: Any) -> datetime:
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        raise ValueError(f"must be a time with its zone, as 2026-01-31T12:00:00Z, not {value!r}")
-    return value
-
-
-def _table(value: Any, element: Callable[[Any], _T]) -> dict[str, _T]:
-    if not isinstance(value, dict):
-        raise ValueError(f"must be a table, not {value!r}")
-    result = {}
-    for key, item in value.items():
-        try:
-            result[key] = element(item)
-        except ValueError as error:
-            raise ValueError(f"'{key}' {error}") from error
-    return result
-
-
 def _metric(value: Any) -> float | str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"must be a number or a text, not {value!r}")
@@ -400,107 +347,79 @@ def _dims(value: Any) -> tuple[int | str, ...]:
     return tuple(value)
 
 
-_Readers = Mapping[str, Callable[[Any], Any]]
-
-_MODEL: _Readers = {
-    "format": partial(_choice, choices=tuple(_FORMATS.values())),
-    "opsets": partial(_table, element=_whole),
-    "ir_version": _whole,
-    "parameters": _whole,
-    "producer": _text,
+_MODEL: tables.Readers = {
+    "format": partial(tables.choice, choices=tuple(_FORMATS.values())),
+    "opsets": partial(tables.table, element=tables.whole),
+    "ir_version": tables.whole,
+    "parameters": tables.whole,
+    "producer": tables.text,
 }
-_PARENT: _Readers = {
-    "relation": partial(_choice, choices=RELATIONS),
-    "name": partial(_text, pattern=_NAME),
-    "version": partial(_text, pattern=SEMANTIC),
-    "digest": partial(_text, pattern=_DIGEST),
+_PARENT: tables.Readers = {
+    "relation": tables.text,
+    "name": partial(tables.text, pattern=_NAME),
+    "version": partial(tables.text, pattern=SEMANTIC),
+    "digest": partial(tables.text, pattern=_DIGEST),
 }
-_PORT: _Readers = {
-    "name": _text,
-    "datatype": partial(_choice, choices=(*sorted(DATATYPES), onnx_file.OTHER)),
+_PORT: tables.Readers = {
+    "name": tables.text,
+    "datatype": partial(tables.choice, choices=(*sorted(DATATYPES), onnx_file.OTHER)),
     "shape": _dims,
 }
-_FILE: _Readers = {"sha256": partial(_text, pattern=_SHA256), "size": _whole}
-_TOP: _Readers = {
-    "name": partial(_text, pattern=_NAME),
-    "version": partial(_text, pattern=SEMANTIC),
-    "created": _time,
-    "created_by": _text,
-    "task": partial(_choice, choices=TASKS),
-    "tokenizer": lambda value: name_of_file(_text(value)),
-    "source": _text,
-    "licence": _text,
-    "digest": partial(_text, pattern=_DIGEST),
-    "runtime": partial(_table, element=_text),
-    "metrics": partial(_table, element=_metric),
+_FILE: tables.Readers = {"sha256": partial(tables.text, pattern=_SHA256), "size": tables.whole}
+_TOP: tables.Readers = {
+    "name": partial(tables.text, pattern=_NAME),
+    "version": partial(tables.text, pattern=SEMANTIC),
+    "created": tables.time,
+    "created_by": tables.text,
+    "task": partial(tables.choice, choices=TASKS),
+    "tokenizer": lambda value: name_of_file(tables.text(value)),
+    "source": tables.text,
+    "licence": tables.text,
+    "digest": partial(tables.text, pattern=_DIGEST),
+    "runtime": partial(tables.table, element=tables.text),
+    "metrics": partial(tables.table, element=_metric),
 }
 _TABLES = ("manifest", "model", "parents", "signature", "files")
 
 
 def _manifest(document: dict[str, Any]) -> Manifest:
     if "manifest" not in document:
-        raise _Wrong("manifest", "is missing")
+        raise tables.Wrong("manifest", "is missing")
     number = document["manifest"]
     if number != FORMAT or isinstance(number, bool):
-        raise _Wrong(
+        raise tables.Wrong(
             "manifest", f"this server reads format {FORMAT}, not {number!r}; another version of Sluice wrote it"
         )
     plain = {key: value for key, value in document.items() if key not in _TABLES}
-    top = _convert(plain, _TOP, "", ("name", "version", "created", "created_by", "digest"), _TABLES)
-    model = Model(**_convert(document.get("model"), _MODEL, "model", ("format",)))
-    parents = _each(document.get("parents", []), _PARENT, "parents", ("relation", "name", "version"))
-    signature = _convert(document.get("signature", {}), {"inputs": _same, "outputs": _same}, "signature", ())
+    top = tables.convert(plain, _TOP, "", ("name", "version", "created", "created_by", "digest"), _TABLES)
+    model = Model(**tables.convert(document.get("model"), _MODEL, "model", ("format",)))
+    parents = tables.each(document.get("parents", []), _PARENT, "parents", ("relation", "name", "version"))
+    signature = tables.convert(document.get("signature", {}), {"inputs": _same, "outputs": _same}, "signature", ())
     inputs, outputs = (_ports(signature.get(side, []), f"signature.{side}") for side in ("inputs", "outputs"))
     digest = top.pop("digest")
     files = _files(document.get("files"))
-    made_of = tuple(Parent(**each) for each in parents)
+    made_of = tuple(Parent(**parent) for parent in parents)
     manifest = Manifest(**top, model=model, files=files, parents=made_of, inputs=inputs, outputs=outputs)
     if manifest.digest() != digest:
-        raise _Wrong("digest", f"is not that of [files], which is {manifest.digest()}")
+        raise tables.Wrong("digest", f"is not that of [files], which is {manifest.digest()}")
     if manifest.tokenizer and manifest.file(manifest.tokenizer) is None:
-        raise _Wrong("tokenizer", f"'{manifest.tokenizer}' is not among the files")
+        raise tables.Wrong("tokenizer", f"'{manifest.tokenizer}' is not among the files")
     return manifest
 
 
 def _ports(value: Any, name: str) -> tuple[Port, ...]:
-    tables = _each(value, _PORT, name, tuple(_PORT))
-    return tuple(Port(table["name"], table["datatype"], table["shape"]) for table in tables)
+    ports = tables.each(value, _PORT, name, tuple(_PORT))
+    return tuple(Port(port["name"], port["datatype"], port["shape"]) for port in ports)
 
 
 def _files(value: Any) -> tuple[FileEntry, ...]:
     if not isinstance(value, dict) or not value:
-        raise _Wrong("files", "must be a table of files")
+        raise tables.Wrong("files", "must be a table of files")
     entries = []
     for name, table in value.items():
         try:
             name_of_file(name)
         except ValueError as error:
-            raise _Wrong("files", str(error)) from error
-        entries.append(FileEntry(name, **_convert(table, _FILE, f'files."{name}"', tuple(_FILE))))
+            raise tables.Wrong("files", str(error)) from error
+        entries.append(FileEntry(name, **tables.convert(table, _FILE, f'files."{name}"', tuple(_FILE))))
     return tuple(sorted(entries, key=lambda entry: entry.path))
-
-
-def _each(value: Any, readers: _Readers, name: str, required: tuple[str, ...]) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        raise _Wrong(name, f"must be written as [[{name}]]")
-    return [_convert(table, readers, name, required) for table in value]
-
-
-def _convert(
-    table: Any, readers: _Readers, name: str, required: tuple[str, ...], others: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        raise _Wrong(name, "is missing" if table is None else f"must be a table, not {table!r}")
-    result = {}
-    for key, value in table.items():
-        place = f"{name}.{key}" if name else key
-        if key not in readers:
-            raise _Wrong(place, f"unknown key; {did_you_mean(key, [*readers, *others])}")
-        try:
-            result[key] = readers[key](value)
-        except (ValueError, TypeError) as error:
-            raise _Wrong(place, str(error)) from error
-    for key in required:
-        if key not in result:
-            raise _Wrong(f"{name}.{key}" if name else key, "is missing")
-    return result
