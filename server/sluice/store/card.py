@@ -1,6 +1,6 @@
 """A version's card, its `README.md`: what is known, between two markers, in the middle of what its author writes.
 
-The part between the markers is made anew from the manifest each time; not a letter outside of them is touched.
+The part between the markers is made anew from the manifest each time; what stands outside of them stays.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ CARD = "README.md"
 _BESIDE = re.compile(r"manifest\.toml|README\.md|\.(manifest\.toml|README\.md)\.\d+")
 _REMEMBERED = 10_000
 _THREADS = min(4, os.cpu_count() or 1)
-_UNREADABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]")
+_UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
 
 _Identity = tuple[int, int, int, int, int]
 

@@ -302,6 +302,11 @@ def dump(manifest: Manifest) -> str:
     return "\n".join(lines) + "\n"
 
 
+def plain(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as the tables that are written."""
+    return tomllib.loads(dump(manifest))
+
+
 def shape(port: Port) -> list[int | str]:
     """The dimensions as a manifest writes them; "?" = any size."""
     return ["?" if dim is None else dim for dim in port.dims]
@@ -327,9 +332,11 @@ def _key(text: str) -> str:
 
 
 def _metric(value: Any) -> float | str:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, str):
+        return tables.text(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"must be a number or a text, not {value!r}")
-    if not isinstance(value, str) and not math.isfinite(value):
+    if not math.isfinite(value):
         raise ValueError(f"must be a finite number, not {value!r}")
     return value
 
@@ -344,7 +351,7 @@ def _dims(value: Any) -> tuple[int | str, ...]:
     for item in value:
         if isinstance(item, bool) or not isinstance(item, int | str) or (isinstance(item, int) and item < 0):
             raise ValueError(f"must be of sizes and names, not {item!r}")
-    return tuple(value)
+    return tuple(tables.text(item) if isinstance(item, str) else item for item in value)
 
 
 _MODEL: tables.Readers = {
@@ -356,26 +363,29 @@ _MODEL: tables.Readers = {
 }
 _PARENT: tables.Readers = {
     "relation": tables.text,
-    "name": partial(tables.text, pattern=_NAME),
-    "version": partial(tables.text, pattern=SEMANTIC),
-    "digest": partial(tables.text, pattern=_DIGEST),
+    "name": partial(tables.text, pattern=_NAME, like="a model's name"),
+    "version": partial(tables.text, pattern=SEMANTIC, like="1.2.0"),
+    "digest": partial(tables.text, pattern=_DIGEST, like="sha256:…"),
 }
 _PORT: tables.Readers = {
     "name": tables.text,
     "datatype": partial(tables.choice, choices=(*sorted(DATATYPES), onnx_file.OTHER)),
     "shape": _dims,
 }
-_FILE: tables.Readers = {"sha256": partial(tables.text, pattern=_SHA256), "size": tables.whole}
+_FILE: tables.Readers = {
+    "sha256": partial(tables.text, pattern=_SHA256, like="64 letters of 0-9 and a-f"),
+    "size": tables.whole,
+}
 _TOP: tables.Readers = {
-    "name": partial(tables.text, pattern=_NAME),
-    "version": partial(tables.text, pattern=SEMANTIC),
+    "name": partial(tables.text, pattern=_NAME, like="a model's name"),
+    "version": partial(tables.text, pattern=SEMANTIC, like="1.2.0"),
     "created": tables.time,
     "created_by": tables.text,
     "task": partial(tables.choice, choices=TASKS),
     "tokenizer": lambda value: name_of_file(tables.text(value)),
     "source": tables.text,
     "licence": tables.text,
-    "digest": partial(tables.text, pattern=_DIGEST),
+    "digest": partial(tables.text, pattern=_DIGEST, like="sha256:…"),
     "runtime": partial(tables.table, element=tables.text),
     "metrics": partial(tables.table, element=_metric),
 }

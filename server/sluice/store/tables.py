@@ -9,6 +9,8 @@ from sluice.store.reading import did_you_mean
 
 _T = TypeVar("_T")
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 Readers = Mapping[str, Callable[[Any], Any]]
 
 
@@ -20,11 +22,14 @@ class Wrong(ValueError):
         self.key = key
 
 
-def text(value: Any, pattern: re.Pattern[str] | None = None) -> str:
+def text(value: Any, pattern: re.Pattern[str] | None = None, like: str = "") -> str:
+    """One line, which is safe to print."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"must be a text, not {value!r}")
+    if _CONTROL.search(value):
+        raise ValueError(f"must be a text in one line, without control characters, not {value!r}")
     if pattern is not None and not pattern.fullmatch(value):
-        raise ValueError(f"{value!r} does not look like one")
+        raise ValueError(f"must be like {like}, not {value!r}")
     return value
 
 
@@ -52,9 +57,9 @@ def table(value: Any, element: Callable[[Any], _T]) -> dict[str, _T]:
     result = {}
     for key, item in value.items():
         try:
-            result[key] = element(item)
+            result[text(key)] = element(item)
         except ValueError as error:
-            raise ValueError(f"'{key}' {error}") from error
+            raise ValueError(f"{key!r}: {error}") from error
     return result
 
 
