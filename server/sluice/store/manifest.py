@@ -289,7 +289,7 @@ def dump(manifest: Manifest) -> str:
     ]
     for name, table in (("runtime", manifest.runtime), ("metrics", manifest.metrics)):
         if table:
-            lines += ["", f"[{name}]", *(f"{_key(key)} = {encode(table[key])}" for key in sorted(table))]
+            lines += ["", f"[{name}]", *(f"{_key(key)} = {_value(table[key])}" for key in sorted(table))]
     for parent in manifest.parents:
         keys = ("relation", "name", "version", "digest")
         lines += ["", "[[parents]]", *_pairs({key: getattr(parent, key) for key in keys})]
@@ -322,6 +322,10 @@ def _pairs(table: Mapping[str, Any]) -> list[str]:
         elif value not in ("", None):
             lines.append(f"{key} = {encode(value)}")
     return lines
+
+
+def _value(value: float | str) -> str:
+    return encode(value) if isinstance(value, str) or math.isfinite(value) else str(value)
 
 
 def _key(text: str) -> str:
