@@ -136,7 +136,8 @@ class Loader:
     async def _load_once(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         began = time.monotonic()
         settings = files.settings
-        await asyncio.to_thread(_verify, files, self._hashes)
+        verify = partial(_verify, files, self._hashes)
+        await asyncio.to_thread(verify)
         key = f"{files.model}/{files.version}#{next(self._generations)}"
         workers = self._pool.choose(settings.instances, settings.gpus)
         running = [worker for worker in workers if worker.state is State.RUNNING]
@@ -172,7 +173,7 @@ class Loader:
         record.set_padding(spec.padding)
         self._scheduler.add_lane(lane)
         for worker in workers:
-            worker.adopt(Resident(load, spec, warm_up))
+            worker.adopt(Resident(load, spec, warm_up, verify))
         seconds = time.monotonic() - began
         trouble = next((one.trouble for one in warmed if one.trouble), "")
         circuit = Circuit(

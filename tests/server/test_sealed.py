@@ -76,3 +76,12 @@ def test_a_version_is_served_only_as_it_was_sealed(server: Server, repository: P
     (repository / "whole" / "1" / "manifest.toml").write_text("manifest = 1\n")
     assert "whole/1/manifest.toml: name: is missing" in load(server, "whole")
     assert row(server, "open")["state"] == "READY"
+
+
+def test_a_new_worker_checks_what_it_loads_again(server: Server, repository: Path) -> None:
+    assert (total(server, "whole"), total(server, "open")) == (2, 2)
+    shutil.copy(repository / "changed" / "1" / "model.onnx", repository / "whole" / "1" / "model.onnx")
+    server.workers()[0].kill()
+    assert total(server, "open") == 2
+    assert total(server, "whole") == 503
+    assert "model.onnx is changed" in server.output()
