@@ -1,15 +1,19 @@
 """`sluice models show` and `sluice models diff`: what versions in a repository are, without a server."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sluice.cli.console import print_json, print_table
 from sluice.cli.options import Json
 from sluice.cli.places import version_directory
-from sluice.store import manifest
+
+if TYPE_CHECKING:
+    from sluice.store.manifest import Manifest
 
 Target = Annotated[str, typer.Argument(metavar="NAME[/N]", help="A model, NAME/N, or a version's directory.")]
 Repository = Annotated[Path, typer.Option("--repository", "-r", help="Directory of models.")]
@@ -20,12 +24,13 @@ _SHORT = 12  # letters of a sha256 that tell files apart for a reader
 
 def show(target: Target, repository: Repository = Path("models"), as_json: Json = False) -> None:
     """Show all that is known of a version; one that is not sealed is read and hashed for it."""
+    from sluice.store.manifest import shape
+
     directory = version_directory(target, repository)
-    sealed = manifest.read(directory)
-    found = sealed or manifest.examine(directory)
-    document = _document(found, sealed is not None)
+    found, sealed = _found(directory)
+    document = _document(found, sealed)
     if as_json:
-        print_json({"directory": str(directory), "sealed": sealed is not None, **document})
+        print_json({"directory": str(directory), "sealed": sealed, **document})
         return
     facts = [("directory", str(directory)), ("sealed", "yes" if sealed else "no")]
     facts += [(key, value) for key, value in _facts(document).items()]
@@ -33,7 +38,7 @@ def show(target: Target, repository: Repository = Path("models"), as_json: Json 
     for heading, ports in (("inputs", found.inputs), ("outputs", found.outputs)):
         if ports:
             print()
-            rows = [(port.name, port.datatype, _shape(manifest.shape(port))) for port in ports]
+            rows = [(port.name, port.datatype, _shape(shape(port))) for port in ports]
             print_table((heading, "datatype", "shape"), rows)
     if found.metrics:
         print()
@@ -44,7 +49,7 @@ def show(target: Target, repository: Repository = Path("models"), as_json: Json 
 
 def diff(first: Target, second: Target, repository: Repository = Path("models"), as_json: Json = False) -> None:
     """Show in what two versions differ: what is said of them, their signatures, metrics and files."""
-    old, new = (_read(version_directory(target, repository)) for target in (first, second))
+    old, new = (_document(*_found(version_directory(target, repository))) for target in (first, second))
     sides = [_flat(side) for side in (old, new)]
     keys = dict.fromkeys((*sides[0], *sides[1]))
     differences = [
@@ -65,14 +70,19 @@ def diff(first: Target, second: Target, repository: Repository = Path("models"),
         print(f"\n{len(same)} files are the same, {size:,} bytes")
 
 
-def _read(directory: Path) -> dict[str, Any]:
+def _found(directory: Path) -> tuple[Manifest, bool]:
+    """What is known of the version, and whether that is sealed."""
+    from sluice.store import manifest  # which needs numpy, and other commands do not
+
     sealed = manifest.read(directory)
-    return _document(sealed or manifest.examine(directory), sealed is not None)
+    return sealed or manifest.examine(directory), sealed is not None
 
 
-def _document(found: manifest.Manifest, sealed: bool) -> dict[str, Any]:
+def _document(found: Manifest, sealed: bool) -> dict[str, Any]:
     """The manifest's tables; nobody has said yet when and with what an unsealed version was made."""
-    document = manifest.plain(found)
+    from sluice.store.manifest import plain
+
+    document = plain(found)
     return document if sealed else {key: value for key, value in document.items() if key not in _BY_SEALING}
 
 

@@ -8,7 +8,6 @@ import typer
 
 from sluice.cli.console import CommandError
 from sluice.cli.places import version_directory
-from sluice.store import card, manifest
 from sluice.store.reading import did_you_mean
 
 _TEXTS = ("name", "version", "task", "tokenizer", "source", "licence")
@@ -24,6 +23,8 @@ def seal(
     repository: Annotated[Path, typer.Option("--repository", "-r", help="Directory of models.")] = Path("models"),
 ) -> None:
     """Write a version's manifest.toml and README.md; from then on it is served only as it is now."""
+    from sluice.store import card, manifest  # which need numpy, and other commands do not
+
     directory = version_directory(target, repository)
     settings, metrics = _parse(said or [])
     if metrics:

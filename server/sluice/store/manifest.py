@@ -100,6 +100,8 @@ def read(directory: Path) -> Manifest | None:
     if not os.path.lexists(path):
         return None
     shown = f"{_shown(directory)}/{MANIFEST}"
+    if not path.is_file():  # a pipe would be waited for
+        raise complaint(shown, None, "", "is not a file")
     return parse(read_text(path, shown), shown)
 
 

@@ -264,6 +264,15 @@ def test_a_wrong_manifest_is_an_error_that_names_the_key(version: Path, old: str
     assert reason in message
 
 
+@pytest.mark.parametrize(
+    "make",
+    [fifo, Path.mkdir, lambda at: link(at, "/dev/zero"), lambda at: link(at, "nowhere"), lambda at: link(at, at)],
+)
+def test_a_manifest_is_a_file(version: Path, make: Callable[[Path], object]) -> None:
+    make(version / "manifest.toml")
+    assert refusal(lambda: read(version)) == "tagger/3/manifest.toml: is not a file"
+
+
 def test_every_line_matters(version: Path) -> None:
     """Whichever single line is lost, the rest is not taken for a whole manifest of the same version."""
     sealed = seal(version)
@@ -334,3 +343,16 @@ def test_a_manifest_may_be_of_a_version_with_many_files(tmp_path: Path) -> None:
     sealed: Manifest = seal(directory)
     assert len(sealed.files) == 201
     verify(directory, sealed)
+
+
+def test_the_document_shows_a_manifest_and_names_every_key(version: Path) -> None:
+    document = (Path(__file__).parents[3] / "docs" / "manifest.md").read_text("utf-8")
+    shown = parse(document.split("```toml\n")[1].split("```")[0])
+    assert shown.file("model.onnx") is not None
+    parents = (Parent("delta of", "x", "1.0.0", f"sha256:{'0' * 64}"),)
+    said = {"source": "x", "licence": "x", "task": "other", "metrics": {"x": 1}, "parents": parents}
+    tables = plain(seal(version, **said))
+    keys = {*tables, *tables["model"], *tables["parents"][0], *tables["signature"]["inputs"][0]} - {"producer"}
+    described = document.split("| Key | Meaning |")[1].split("\n\n")[0]
+    missing = [key for key in keys if not any(mark in described for mark in (f"`{key}`", f"[{key}", f"[[{key}"))]
+    assert not missing
