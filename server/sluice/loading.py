@@ -27,8 +27,9 @@ from sluice.scheduler.loop import Lane, Scheduler
 from sluice.scheduler.policy import Bounds, Policy
 from sluice.scheduler.steps import EXACT, Learned, Steps
 from sluice.spec import ModelSpec, Padding, Signature
-from sluice.store import learned, python_policy
+from sluice.store import learned, manifest, python_policy
 from sluice.store.axes import build_spec, signature_from_settings
+from sluice.store.contents import Hashes, is_beside
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
 from sluice.telemetry.record import Record, VersionRecord
@@ -109,6 +110,7 @@ class Loader:
         self._generations = itertools.count(1)
         self._alone = asyncio.Lock()
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
+        self._hashes = Hashes()
         self._draining: dict[str, Version] = {}  # by their lanes' keys
         self.notify: Callable[[], None] = lambda: None  # called whenever a circuit opens or closes
 
@@ -134,6 +136,8 @@ class Loader:
     async def _load_once(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         began = time.monotonic()
         settings = files.settings
+        verify = partial(_verify, files, self._hashes)
+        await asyncio.to_thread(verify)
         key = f"{files.model}/{files.version}#{next(self._generations)}"
         workers = self._pool.choose(settings.instances, settings.gpus)
         running = [worker for worker in workers if worker.state is State.RUNNING]
@@ -169,7 +173,7 @@ class Loader:
         record.set_padding(spec.padding)
         self._scheduler.add_lane(lane)
         for worker in workers:
-            worker.adopt(Resident(load, spec, warm_up))
+            worker.adopt(Resident(load, spec, warm_up, verify))
         seconds = time.monotonic() - began
         trouble = next((one.trouble for one in warmed if one.trouble), "")
         circuit = Circuit(
@@ -380,10 +384,22 @@ def _asked(settings: ModelSettings) -> Padding | None:
     return Padding(settings.padding) if settings.padding else None
 
 
+def _verify(files: VersionFiles, hashes: Hashes) -> None:
+    """ModelError if the version has a manifest and is not what that says."""
+    said = manifest.read(files.directory)
+    if said is None:
+        return
+    manifest.verify(files.directory, said, hashes)
+    name = files.path.relative_to(files.directory).as_posix()
+    if said.file(name) is None:
+        raise ModelError(f"{files.model}/{files.version}/{name}: a model's file must be one that its manifest names")
+
+
 def fingerprint_of(files: VersionFiles) -> object:
-    """Equal for a version whose files and settings did not change."""
+    """Equal for a version whose files and settings did not change; what its manifest or card adds changes nothing."""
     try:
-        seen = sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files.directory.rglob("*"))
+        paths = [path for path in files.directory.rglob("*") if not is_beside(path.relative_to(files.directory))]
+        seen = sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
     except OSError:
         seen = []
     return files.settings, files.directory, seen

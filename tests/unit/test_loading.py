@@ -1,15 +1,18 @@
-"""What was learned of a version is written until it is kept, and whatever is wrong with that ends nothing else."""
+"""What loading remembers of versions: what makes one another, and what was learned, which is written until it is kept."""
 
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import graphs
 import pytest
 
 from sluice.config import settings
-from sluice.loading import Loader
+from sluice.loading import Loader, fingerprint_of
 from sluice.scheduler.cost import Cost
-from sluice.store import learned
+from sluice.store import card, learned
+from sluice.store.manifest import seal
+from sluice.store.repository import find
 
 CIRCUMSTANCES: learned.Circumstances = {"device": "a fast one"}
 
@@ -62,3 +65,19 @@ async def test_what_is_kept_is_not_written_again(loader: Loader, version: Any) -
     version.cost.fit()
     await loader.remember(version)
     assert version.memory.exists()
+
+
+def fingerprint(repository: Path) -> object:
+    (files,) = find(repository, "tagger").versions
+    return fingerprint_of(files)
+
+
+def test_what_is_said_of_a_version_makes_it_no_other(tmp_path: Path) -> None:
+    directory = graphs.tagger(tmp_path).parent
+    before = fingerprint(tmp_path)
+    card.write(directory, seal(directory))
+    assert fingerprint(tmp_path) == before
+    seal(directory, metrics={"cosine": 0.998})
+    assert fingerprint(tmp_path) == before
+    (directory / "labels.txt").touch()
+    assert fingerprint(tmp_path) != before

@@ -1,4 +1,4 @@
-"""`sluice models`: what a running server serves, and loading and unloading it."""
+"""`sluice models`: what a running server serves, loading and unloading it, and what a repository's versions are."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 import typer
 
+from sluice.cli import manifests
 from sluice.cli.client import DEFAULT_URL, Client, Url
 from sluice.cli.console import CommandError, print_json, print_table
 from sluice.cli.options import Command, Group, Json
@@ -13,7 +14,9 @@ from sluice.cli.options import Command, Group, Json
 Name = Annotated[str, typer.Argument(help="The model's name.")]
 Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for the server's answer.")]
 
-app = typer.Typer(cls=Group, help="List, load and unload the models of a running server.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="List, load and unload a server's models; show and compare versions.", no_args_is_help=True
+)
 
 
 @app.command("list", cls=Command)
@@ -57,6 +60,10 @@ def unload_model(
     parameters = {"unload_dependents": dependents}
     client.post(f"v2/repository/models/{quote(name, safe='')}/unload", {"parameters": parameters})
     _print_index([row for row in _index(client) if row.get("name") == name], as_json)
+
+
+app.command("show", cls=Command)(manifests.show)
+app.command("diff", cls=Command)(manifests.diff)
 
 
 def _index(client: Client, ready: bool = False) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sluice import __version__
 from sluice.convert.source import Source, read_source
 from sluice.errors import ConfigError, ModelError
+from sluice.store import card, manifest
 
 if TYPE_CHECKING:
     from sluice.convert.conversion import Conversion, Progress
@@ -30,6 +31,12 @@ SETTINGS = "model.toml"
 MODEL = "model.onnx"
 WEIGHTS = "model.onnx.data"
 LARGEST_SINGLE_FILE = 1_900_000_000  # one protobuf message ends at 2 GiB
+TASKS = {
+    "embedding": "embedding",
+    "sequence_classification": "classification",
+    "token_classification": "token-classification",
+    "states": "other",
+}
 STAGING = ".importing-"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -76,6 +83,7 @@ def _import(source: Source, target: Path, progress: Progress) -> None:
         progress("check", 0, 1)
         check_model(staging / MODEL, conversion.architecture)
         progress("check", 1, 1)
+        _seal(staging, target, source)
         for path in (*staging.iterdir(), staging):
             _sync(path)
         _write_settings(target.parent / SETTINGS, settings_text(conversion))
@@ -83,6 +91,17 @@ def _import(source: Source, target: Path, progress: Progress) -> None:
         _sync(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _seal(staging: Path, target: Path, source: Source) -> None:
+    sealed = manifest.seal(
+        staging,
+        name=target.parent.name,
+        version=f"{target.name}.0.0",
+        task=TASKS[source.task],
+        source=os.fsencode(source.directory.resolve()).decode("utf-8", "replace"),
+    )
+    card.write(staging, sealed)
 
 
 def _check_names(name: str, version: str) -> None:
@@ -125,9 +144,7 @@ def _is_imported(source: Source, target: Path) -> bool:
         raise ModelError(
             f"{target}: this version exists and was made from another source; import as another version or name"
         )
-    with suppress(OSError):  # the same content, copied anew: noted for next time, unless the repository is read-only
-        _write_record(target, str(record["digest"]), stats, source)
-    return True
+    return True  # the same content, copied anew; not noted for next time, since a sealed version stays as it is
 
 
 def _read_record(target: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -63,6 +63,7 @@ class Resident:
     load: wire.Load
     spec: ModelSpec
     warm_up: Sequence[Work]
+    check: Callable[[], None]  # ModelError if its files are no longer what they were
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +368,7 @@ class Worker:
         key = resident.load.key
         if self._deadly[key] >= _DEADLY:
             raise ModelError(f"loading it ended the worker's process {_DEADLY} times")
+        await asyncio.to_thread(resident.check)
         try:
             await life.load(resident.load)
         except (WorkerLost, ModelError):

@@ -19,6 +19,7 @@ from sluice.convert import importer
 from sluice.convert.demo import demo_source
 from sluice.convert.importer import import_directory
 from sluice.errors import ConfigError, ModelError
+from sluice.store import manifest
 
 GOLDEN = Path(__file__).parents[2] / "models" / "golden"
 
@@ -56,6 +57,8 @@ def test_writes_the_model_its_settings_and_what_its_text_needs(tmp_path: Path) -
         "1",
         "1/model.onnx",
         "1/import.json",
+        "1/manifest.toml",
+        "1/README.md",
         "1/tokenizer.json",
         "1/tokenizer_config.json",
         "1/sentence_bert_config.json",
@@ -70,6 +73,20 @@ def test_writes_the_model_its_settings_and_what_its_text_needs(tmp_path: Path) -
         ],
         "output": [{"name": "token_embeddings", "default": False}],
     }
+
+
+def test_an_imported_version_is_sealed(tmp_path: Path, source: Callable[[str], Path]) -> None:
+    directory = source("bert-mean")
+    version = import_directory(directory, tmp_path, "minilm", version="4")
+    sealed = manifest.read(version)
+    assert sealed is not None
+    assert (sealed.name, sealed.version, sealed.task) == ("minilm", "4.0.0", "embedding")
+    assert (sealed.source, sealed.tokenizer) == (str(directory.resolve()), "tokenizer.json")
+    assert [port.name for port in sealed.outputs] == ["embedding", "token_embeddings"]
+    assert sealed.digest() in (version / "README.md").read_text("utf-8")
+    os.utime(directory / "model.safetensors", ns=(1, 1))
+    assert import_directory(directory, tmp_path, "minilm", version="4") == version  # which changes nothing in it
+    manifest.verify(version, sealed)
 
 
 def test_settings_of_a_classifier_name_its_labels(tmp_path: Path) -> None:
