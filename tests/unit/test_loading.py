@@ -1,4 +1,4 @@
-"""What loading remembers of versions: what makes one another, and what was learned, which is written until it is kept."""
+"""What loading remembers of a version: what makes it another one, and what was learned, written until it is kept."""
 
 from pathlib import Path
 from types import SimpleNamespace
