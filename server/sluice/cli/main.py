@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli import bench, check, config, importing, infer, models, seal, serve, simulate, status, version
+from sluice.cli import bench, check, config, importing, infer, models, pack, seal, serve, simulate, status, version
 from sluice.cli.console import print_error
 from sluice.cli.options import Command, Group, with_settings
 from sluice.errors import SluiceError
@@ -45,6 +45,9 @@ def _root(
 app.command("serve", cls=Command)(with_settings(serve.serve, _ALL))
 app.command("import", cls=Command)(importing.import_model)
 app.command("seal", cls=Command)(seal.seal)
+app.command("pack", cls=Command)(pack.pack)
+app.command("unpack", cls=Command)(pack.unpack)
+app.command("verify", cls=Command)(pack.verify)
 app.command("check", cls=Command)(with_settings(check.check, _CHECK))
 app.add_typer(models.app, name="models")
 app.command("status", cls=Command)(status.status)

@@ -61,10 +61,15 @@ def scan(repository: Path) -> list[Finding]:
     return [_examine(repository, path, None) for path in directories if not _TEMPORARY.fullmatch(path.name)]
 
 
+def is_name(name: str) -> bool:
+    """Whether a model may be called so."""
+    return bool(_NAME.fullmatch(name)) and not _TEMPORARY.fullmatch(name)
+
+
 def find(repository: Path, name: str, config: str | None = None) -> Finding:
     """One model. `config`, from a load request, stands in for config.pbtxt and has the last word over model.toml."""
     directory = repository / name
-    if not _NAME.fullmatch(name) or _TEMPORARY.fullmatch(name) or not os.path.isdir(directory):  # isdir never raises
+    if not is_name(name) or not os.path.isdir(directory):  # isdir never raises
         raise UnknownModel(f"Request for unknown model: '{name}' is not found")
     return _examine(repository, directory, config)
 

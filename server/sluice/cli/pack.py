@@ -1,0 +1,121 @@
+"""`sluice pack`, `sluice unpack` and `sluice verify`: versions in single files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sluice.cli.console import terminal
+from sluice.cli.places import version_directory
+
+if TYPE_CHECKING:
+    from sluice.store.package import Progress
+
+Repository = Annotated[Path, typer.Option("--repository", "-r", help="Directory of models.")]
+_MODELS = Path("models")
+_VERSION = "A model, NAME/N, or a version's directory."
+
+
+def pack(
+    version: Annotated[str, typer.Argument(metavar="NAME|PATH", help=_VERSION)],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File to make, or its directory.", show_default="NAME-VERSION.sluice"),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|PATH", help="Pack only what differs from this version, which receivers then need."),
+    ] = None,
+    repository: Repository = _MODELS,
+) -> None:
+    """Pack a sealed version into a single file."""
+    from sluice.store import packing
+    from sluice.store.package import sealed
+
+    directory = version_directory(version, repository)
+    parent = version_directory(against, repository) if against else None
+    target = output or Path()
+    if target.is_dir():
+        target /= packing.usual_name(sealed(directory))
+    with _progress() as report:
+        packed = packing.pack(directory, target, parent, report)
+    print(f"{packed.path} has {_bytes(packed.size)}; unpacked {_bytes(packed.unpacked)}")
+    if parent:
+        origin = sealed(parent)
+        print(f"it needs {origin.name} {origin.version} ({origin.digest()})")
+        for name in packed.left_out:
+            print(f"  {name}: as it is there")
+        for name, size in packed.in_part:
+            print(f"  {name}: {_bytes(size)} new")
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(help="The package.")],
+    repository: Repository = _MODELS,
+    number: Annotated[
+        str | None, typer.Option("--as", metavar="N", help="Version to create.", show_default="the next that is free")
+    ] = None,
+) -> None:
+    """Unpack a package into the repository; what is there already is kept."""
+    from sluice.store import unpacking
+
+    with _progress() as report:
+        done = unpacking.unpack(file, repository, number, report)
+    name = f"{done.manifest.name} {done.manifest.version}"
+    print(f"{name} is {f'in {done.directory}' if done.is_new else f'already in {done.directory}, nothing to do'}")
+
+
+def verify(
+    target: Annotated[str, typer.Argument(metavar="FILE|NAME|PATH", help=f"A package. {_VERSION}")],
+    repository: Repository = _MODELS,
+) -> None:
+    """Read a package or a version to the end, and say whether it is what its manifest says."""
+    from sluice.store import manifest, unpacking
+    from sluice.store.package import Package, sealed
+
+    if not Path(target).is_file():
+        directory = version_directory(target, repository)
+        content = sealed(directory)
+        manifest.verify(directory, content)
+    else:
+        with Package.open(Path(target)) as package, _progress() as report:
+            content = package.manifest
+            package.check(unpacking.find_parent(package, repository), report)
+    print(f"{target} is {content.name} {content.version}, whole and unchanged: {content.digest()}")
+
+
+def _bytes(size: int) -> str:
+    """As in 91.2 MB."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    from sluice.store.package import silent
+
+    console = terminal(stderr=True)
+    if not console.is_terminal:
+        yield silent
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done)
+
+        yield report
