@@ -52,7 +52,7 @@ class Server(Section):
     )
     body_timeout: float = Field(default=30.0, gt=0, description="Seconds an HTTP body may stand still.")
     max_connections: int = Field(
-        default=10_000,
+        default=8_000,
         ge=1,
         description="Most open connections of each protocol; beyond it silent HTTP ones make room, else new ones are "
         "refused.",
