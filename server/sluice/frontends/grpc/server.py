@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # of cancelled ones before we know of the cancel: these are refused, and not all clients try again; so it must not be
 # small. Without a bound, streams that are opened and reset at once pile up faster than Python can look at them: two
 # such clients took 2 GiB in four seconds and nobody else was answered for minutes.
-MOST_STREAMS = 1024
+MOST_STREAMS = 512
 
 # Calls of all connections that were read and wait for Python, each of some ten kilobytes; grpc cancels what comes then.
 MOST_PENDING = 16_384
