@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from sluice.config import settings as config
@@ -30,7 +30,8 @@ from sluice.errors import (
 from sluice.health import Part
 from sluice.loading import Loader, Version, fingerprint_of
 from sluice.spec import TensorSpec
-from sluice.store import overlay, repository, triton
+from sluice.store import aliases, overlay, repository, triton
+from sluice.store.aliases import Change
 from sluice.store.repository import Finding, VersionFiles
 from sluice.telemetry.statistics import ModelStatistics
 from sluice.versions import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, Route, Status, Versions, full_name
@@ -38,6 +39,8 @@ from sluice.workers.pool import Pool
 from sluice.workers.worker import State
 
 log = logging.getLogger("sluice.catalog")
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,15 @@ class ModelMetadata:
     properties: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Aliases:
+    """What the versions of a model are called."""
+
+    model: str
+    aliases: dict[str, str]
+    default: str  # the version that answers requests that name none; "" while there is none
+
+
 class Catalog:
     """Every known model with its versions; the only owner of their states."""
 
@@ -74,7 +86,7 @@ class Catalog:
         self._models = self._versions.by_model
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._overlays: dict[str, list[Path]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
         self.short_of_memory = ""  # why nothing is loaded for a while
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
@@ -87,7 +99,7 @@ class Catalog:
         return self._versions.route(name, number)
 
     def live(self, name: str, number: str = "") -> Version:
-        """The version that serves; without a number the latest live one."""
+        """The version that serves, by number or alias; without one that in production or else the latest live one."""
         return self._versions.live(name, number)
 
     # What health asks.
@@ -99,11 +111,7 @@ class Catalog:
             return False
         required = {name for name in self._settings.load if name != "*"}
         if "*" in self._settings.load:
-            required.update(
-                name
-                for name, statuses in self._models.items()
-                if any(status.state == READY or status.lost is not None for status in statuses.values())
-            )
+            required.update(filter(self._versions.expected, self._models))
         return all(self._versions.answered(name, "", self._ready_share) for name in required)
 
     def version_ready(self, name: str, number: str = "") -> bool:
@@ -131,7 +139,7 @@ class Catalog:
                     log.error("model '%s' version %s is out of service: %s", name, number, reasons[0])
                     statuses[number] = Status(UNAVAILABLE, reasons[0], lost=version)
                     self._loader.abandon(version, reasons[0])
-                    self._versions.choose_latest(name)
+                    self._versions.choose_default(name)
                 elif reason := version.absent():
                     self._loader.refuse_waiting(version, reason)
         self._loader.answer_for_the_absent()
@@ -240,10 +248,70 @@ class Catalog:
                 if self._versions.on_disk(name):
                     return
                 raise UnknownModel(f"failed to unload '{name}': the model is not known")
-            self._versions.forget_latest(name)
+            self._versions.forget_default(name)
             await asyncio.gather(*(self._retire(name, number) for number in list(statuses)))
             await self._drop_overlays(name)
             self._report_fallbacks()
+
+    # Promoting.
+
+    def aliases(self, name: str) -> Aliases:
+        """What a model's versions are called, in this server."""
+        self._check_control()
+        self._versions.known(name)
+        return Aliases(name, dict(self._versions.aliases(name)), self._versions.default(name))
+
+    async def history(self, name: str) -> list[Change]:
+        """Who gave which alias to which version, the latest last."""
+        self._check_control()
+        return await asyncio.to_thread(aliases.history, self._directory(name))
+
+    async def promote(self, name: str, alias: str, version: str, by: str, reason: str = "") -> Change:
+        """Give an alias to a version, which is brought up first unless it is live. Until then nothing changes."""
+        self._check_control()
+        aliases.check(alias)
+        if self.short_of_memory:
+            raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
+        return await asyncio.shield(self._in_background(self._promote(name, alias, version, by, reason)))
+
+    async def _promote(self, name: str, alias: str, version: str, by: str, reason: str) -> Change:
+        """To its end, even if whoever asked for it goes away meanwhile."""
+        directory = self._directory(name)
+        async with self._lock(name):
+            number = aliases.resolve(name, await asyncio.to_thread(aliases.read, directory), version)
+            await asyncio.to_thread(aliases.existing, directory, number)
+            served = self._versions.default(name)
+            await self._make_live(name, number)
+            change = await asyncio.to_thread(aliases.promote, directory, alias, number, by, reason, served)
+            if change.before != change.after:
+                log.info("model '%s': %s is version %s now, by %s", name, alias, number, by or "nobody known")
+            self._versions.name_them(name, await asyncio.to_thread(aliases.read, directory))
+            self._versions.choose_default(name)  # requests go there from here on; the rest is tidying up
+            self.notify()
+            problems = await self._apply(await asyncio.to_thread(repository.find, self._settings.repository, name))
+            await self._drop_overlays(name)
+            self._report_fallbacks()
+        if problems:  # of others: this one is live
+            log.warning("model '%s': %s", name, "; ".join(problems))
+        return change
+
+    async def _make_live(self, name: str, number: str) -> None:
+        finding = await asyncio.to_thread(repository.find, self._settings.repository, name, None, number)
+        files = next((files for files in finding.versions if files.version == number), None)
+        if files is None:
+            reason = next(
+                (reason for version, reason in finding.problems if version in ("", number)), "it is not there"
+            )
+        else:
+            self._name_at_first(finding)
+            reason = await self._bring_up(files)
+        if reason:
+            raise ModelError(f"version {number} of '{name}' cannot be promoted: {reason}")
+
+    def _directory(self, name: str) -> Path:
+        if not repository.is_name(name) or not self._versions.on_disk(name):
+            raise UnknownModel(f"Request for unknown model: '{name}' is not found")
+        return self._settings.repository / name
 
     def _report_fallbacks(self) -> None:
         """Say what is wrong with them, once everything that shall be loaded is."""
@@ -271,19 +339,28 @@ class Catalog:
                 statuses[number] = Status(UNAVAILABLE, reason, lost=_lost(statuses.get(number)))
         if not any(number == "" for number, _ in finding.problems):
             statuses.pop("", None)
+        self._name_at_first(finding)
         outcomes = await asyncio.gather(*(self._bring_up(files) for files in finding.versions))
         problems += [reason for reason in outcomes if reason]
         for note in finding.settings.notes if finding.settings is not None else ():
             log.info("model '%s': %s", finding.name, note)
-        kept = wanted | {number for number, _ in finding.problems}
+        if wanted:
+            self._versions.name_them(finding.name, finding.aliases)
+        kept = wanted | {number for number, _ in finding.problems} | {*self._versions.aliases(finding.name).values()}
         # Nothing is taken down for what could not be read, or could not be brought up.
         leaving = list(statuses.keys() - kept) if wanted and not any(outcomes) else []
-        for number in leaving:  # before the latest is chosen: what leaves gets no more requests
+        for number in leaving:  # before the default is chosen: what leaves gets no more requests
             statuses[number].state = UNLOADING
-        self._versions.choose_latest(finding.name)
+        self._versions.choose_default(finding.name)
         await asyncio.gather(*(self._retire(finding.name, number) for number in leaving))
         self.notify()
         return problems
+
+    def _name_at_first(self, finding: Finding) -> None:
+        """While nothing is live yet: one that is not in production must not answer only because it is there first."""
+        statuses = self._models.setdefault(finding.name, {})
+        if finding.versions and not any(status.version for status in statuses.values()):
+            self._versions.name_them(finding.name, finding.aliases)
 
     async def _bring_up(self, files: VersionFiles) -> str:
         """Load one version; the reason if it cannot be."""
@@ -308,7 +385,7 @@ class Catalog:
             return reason
         replaced = statuses[files.version].version  # None as well if it was abandoned meanwhile
         statuses[files.version] = Status(READY, version=version)
-        self._versions.choose_latest(files.model)
+        self._versions.choose_default(files.model)
         self.notify()
         if replaced is not None:
             self._in_background(self._drain_replaced(replaced))
@@ -330,7 +407,7 @@ class Catalog:
         self._models[name][number] = Status(UNAVAILABLE, UNLOADED)
         self.notify()
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -5,6 +5,7 @@ The catalog changes the states; this file draws the conclusions from them, alway
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from sluice.errors import NotReady, SluiceError, UnknownModel
 from sluice.health import Condition, Part
 from sluice.loading import Version
 from sluice.request import Parameter
+from sluice.store import aliases
 
 READY, UNAVAILABLE, LOADING, UNLOADING = "READY", "UNAVAILABLE", "LOADING", "UNLOADING"
 UNLOADED = "unloaded"
@@ -54,7 +56,8 @@ class Versions:
 
     def __init__(self, repository: Path) -> None:
         self._repository = repository
-        self._latest: dict[str, Version] = {}
+        self._default: dict[str, Version] = {}  # who answers requests that name no version
+        self._aliases: dict[str, dict[str, str]] = {}
         self.by_model: dict[str, dict[str, Status]] = {}
 
     def known(self, name: str) -> dict[str, Status]:
@@ -85,30 +88,71 @@ class Versions:
         versions = [status.version for statuses in self.by_model.values() for status in statuses.values()]
         return [version for version in versions if version is not None]
 
-    def choose_latest(self, name: str) -> None:
-        """What serves has changed: requests that name no version go to the latest that is live."""
+    def choose_default(self, name: str) -> None:
+        """What serves has changed: requests that name no version go to the one in production or, if there is no such
+        alias, to the latest that is live."""
         statuses = self.by_model[name]
         ready = [number for number, status in statuses.items() if status.state == READY]
-        latest = statuses[max(ready, key=int)].version if ready else None
-        if latest is None:
-            self.forget_latest(name)
+        if chosen := self.aliases(name).get(aliases.PRODUCTION):
+            ready = [chosen] if chosen in ready else []
+        default = statuses[max(ready, key=int)].version if ready else None
+        if default is None:
+            self.forget_default(name)
         else:
-            self._latest[name] = latest
+            self._default[name] = default
 
-    def forget_latest(self, name: str) -> None:
-        self._latest.pop(name, None)
+    def forget_default(self, name: str) -> None:
+        self._default.pop(name, None)
+
+    # What the versions are called.
+
+    def aliases(self, name: str) -> Mapping[str, str]:
+        return self._aliases.get(name, {})
+
+    def name_them(self, name: str, found: Mapping[str, str]) -> None:
+        """The aliases are these from now on; but production stays with what serves, rather than go to what does not."""
+        named = dict(found)
+        status = self.by_model[name].get(named.get(aliases.PRODUCTION, ""))
+        serving = self._default.get(name)
+        if aliases.PRODUCTION in named and serving is not None and (status is None or status.state != READY):
+            named[aliases.PRODUCTION] = serving.number
+        self._aliases[name] = named
+
+    def default(self, name: str) -> str:
+        """The number of the version that answers requests that name none; "" while there is none."""
+        version = self._default.get(name)
+        return version.number if version is not None else ""
+
+    def _numbered(self, name: str, asked: str) -> str:
+        """The number of the version asked for; "" = the latest."""
+        if not asked:
+            return self.aliases(name).get(aliases.PRODUCTION, "")
+        if aliases.is_number(asked):
+            return asked
+        self.known(name)
+        return aliases.resolve(name, self.aliases(name), asked)
+
+    def expected(self, name: str) -> bool:
+        """Whether what answers requests that name no version is or was live, and has not been unloaded."""
+        statuses = self.by_model[name]
+        if chosen := self.aliases(name).get(aliases.PRODUCTION):
+            statuses = {number: status for number, status in statuses.items() if number == chosen}
+        return any(status.state == READY or status.lost is not None for status in statuses.values())
 
     # Who answers.
 
     def live(self, name: str, number: str = "") -> Version:
-        """The version that serves; without a number the latest live one."""
+        """The version that serves, by number or alias; without one that in production or else the latest live one."""
         if not number:
-            latest = self._latest.get(name)
-            if latest is not None:
-                return latest
+            default = self._default.get(name)
+            if default is not None:
+                return default
+        asked, number = number, self._numbered(name, number)
         statuses = self.known(name)
         if number:
             status = statuses.get(number)
+            if status is None and not asked:
+                raise NotReady(f"'{name}' version {number} is not at ready state: it is in production, but not loaded")
             if status is None:
                 raise UnknownModel(f"Request for unknown model: '{name}' version {number} is not found")
             if status.version is None or status.state != READY:
@@ -124,7 +168,7 @@ class Versions:
         try:
             asked = self.live(name, number)
         except NotReady:
-            lost = self._lost(name, number)
+            lost = self._lost(name, self._numbered(name, number))
             other = self._able_stand_in(lost) if lost is not None else None
             if lost is None or other is None:
                 raise

@@ -7,7 +7,21 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli import bench, check, config, importing, infer, models, pack, seal, serve, simulate, status, version
+from sluice.cli import (
+    bench,
+    check,
+    config,
+    importing,
+    infer,
+    models,
+    pack,
+    promote,
+    seal,
+    serve,
+    simulate,
+    status,
+    version,
+)
 from sluice.cli.console import print_error
 from sluice.cli.options import Command, Group, with_settings
 from sluice.errors import SluiceError
@@ -50,6 +64,8 @@ app.command("unpack", cls=Command)(pack.unpack)
 app.command("verify", cls=Command)(pack.verify)
 app.command("check", cls=Command)(with_settings(check.check, _CHECK))
 app.add_typer(models.app, name="models")
+app.command("promote", cls=Command)(promote.promote)
+app.command("rollback", cls=Command)(promote.rollback)
 app.command("status", cls=Command)(status.status)
 app.command("infer", cls=Command)(infer.infer)
 app.command("bench", cls=Command)(bench.bench)

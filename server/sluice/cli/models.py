@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import typer
 
-from sluice.cli import manifests
+from sluice.cli import manifests, promote
 from sluice.cli.client import DEFAULT_URL, Client, Url
 from sluice.cli.console import CommandError, print_json, print_table
 from sluice.cli.options import Command, Group, Json
@@ -64,6 +64,7 @@ def unload_model(
 
 app.command("show", cls=Command)(manifests.show)
 app.command("diff", cls=Command)(manifests.diff)
+app.command("history", cls=Command)(promote.history)
 
 
 def _index(client: Client, ready: bool = False) -> list[dict[str, Any]]:

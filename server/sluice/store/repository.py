@@ -2,6 +2,7 @@
 
     <repository>/<model>/<version>/model.onnx        the version's file, or model.py
     <repository>/<model>/config.pbtxt, model.toml    what the operator says; model.toml has the last word
+    <repository>/<model>/aliases.toml                names of versions, which are served whatever the policy says
 
 A finding is made for every directory: whatever is wrong in one becomes a problem with its reason, and the others are
 found all the same. Nothing is loaded here.
@@ -9,12 +10,12 @@ found all the same. Nothing is loaded here.
 
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sluice.errors import ModelError, UnknownModel
-from sluice.store import pbtxt, toml
+from sluice.store import aliases, pbtxt, toml
 from sluice.store.settings import BACKENDS, ModelSettings, combine
 
 _NAME = re.compile(r"\w[\w.+@:=~ -]*(?<! )")
@@ -50,6 +51,7 @@ class Finding:
     settings: ModelSettings | None  # None: they could not be read
     versions: tuple[VersionFiles, ...]  # those to be served, in ascending order
     problems: tuple[tuple[str, str], ...]  # (version, reason); version "" = the whole model
+    aliases: Mapping[str, str] = field(default_factory=dict)  # what each stands for
 
 
 def scan(repository: Path) -> list[Finding]:
@@ -66,15 +68,16 @@ def is_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not _TEMPORARY.fullmatch(name)
 
 
-def find(repository: Path, name: str, config: str | None = None) -> Finding:
-    """One model. `config`, from a load request, stands in for config.pbtxt and has the last word over model.toml."""
+def find(repository: Path, name: str, config: str | None = None, also: str = "") -> Finding:
+    """One model. `config`, from a load request, stands in for config.pbtxt and has the last word over model.toml.
+    The version `also` is among those found, whatever the policy says."""
     directory = repository / name
     if not is_name(name) or not os.path.isdir(directory):  # isdir never raises
         raise UnknownModel(f"Request for unknown model: '{name}' is not found")
-    return _examine(repository, directory, config)
+    return _examine(repository, directory, config, also)
 
 
-def _examine(repository: Path, directory: Path, config: str | None) -> Finding:
+def _examine(repository: Path, directory: Path, config: str | None, also: str = "") -> Finding:
     name = directory.name
     if not _NAME.fullmatch(name):
         shown = name.encode("utf-8", "backslashreplace").decode()
@@ -88,7 +91,10 @@ def _examine(repository: Path, directory: Path, config: str | None) -> Finding:
     problems: list[tuple[str, str]] = []
     try:
         found = _versions(directory)
+        named = aliases.read(directory)
         wanted, problems = _choose(directory, found, settings)
+        problems += [problem for problem in _missing(directory, found, named) if problem[0] not in dict(problems)]
+        wanted = [number for number in found if number in wanted or number in named.values() or number == also]
     except (ModelError, OSError) as error:
         return Finding(name, settings, (), (("", _reason(error, directory)),))
     for version in wanted:
@@ -96,7 +102,7 @@ def _examine(repository: Path, directory: Path, config: str | None) -> Finding:
             versions.append(_version(repository, directory / version, settings))
         except (ModelError, OSError) as error:
             problems.append((version, _reason(error, directory)))
-    return Finding(name, settings, tuple(versions), tuple(problems))
+    return Finding(name, settings, tuple(versions), tuple(problems), named)
 
 
 def _reason(error: ModelError | OSError, directory: Path) -> str:
@@ -136,6 +142,16 @@ def _choose(directory: Path, found: list[str], settings: ModelSettings) -> tuple
         [version for version in found if version in policy.versions],
         [(version, f"{why}/{version}; there are {', '.join(found)}") for version in missing],
     )
+
+
+def _missing(directory: Path, found: list[str], named: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A problem for each version that has an alias and is not there. One that is only the way back may go."""
+    place = f"{directory.name}/{aliases.ALIASES}"
+    return [
+        (number, f"{place}: {alias} is version {number}, which is not there; there are {', '.join(found)}")
+        for alias, number in named.items()
+        if number not in found and alias != aliases.PREVIOUS
+    ]
 
 
 def _version(repository: Path, directory: Path, settings: ModelSettings) -> VersionFiles:

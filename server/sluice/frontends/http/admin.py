@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _FILE = "file:"
+_BY = b"sluice-by"
 
 
 class Admin:
@@ -40,6 +41,10 @@ class Admin:
                 Route("POST", f"{path}/models/{{model}}/load", self.load),
                 Route("POST", f"{path}/models/{{model}}/unload", self.unload),
             ]
+        routes += [
+            Route("GET", "/v2/models/{model}/aliases", self.aliases),
+            Route("POST", "/v2/models/{model}/aliases/{alias}", self.promote),
+        ]
         for path in ("/v2/trace/setting", "/v2/models/{model}/trace/setting"):
             routes += [Route("GET", path, self.trace), Route("POST", path, self.update_trace)]
         for path in ("/v2/systemsharedmemory", "/v2/systemsharedmemory/region/{region}"):
@@ -86,6 +91,26 @@ class Admin:
         sent = await self._json(exchange, schema.UNLOAD)
         await self._services.catalog.unload(exchange.model, sent.parameters.unload_dependents)
         return json_reply({})
+
+    # Aliases
+
+    async def aliases(self, exchange: Exchange) -> Reply:
+        catalog = self._services.catalog
+        now = catalog.aliases(exchange.model)
+        changes = await catalog.history(exchange.model)
+        return json_reply({**asdict(now), "history": [asdict(change) for change in changes]})
+
+    async def promote(self, exchange: Exchange) -> Reply:
+        """The header has the word over the body: a proxy that knows who asks can set it."""
+        sent = await self._json(exchange, schema.PROMOTE)
+        try:
+            by = exchange.headers.get(_BY, b"").decode() or sent.by
+        except UnicodeDecodeError:
+            raise InvalidRequest(f"{_BY.decode()}: not UTF-8") from None
+        change = await self._services.catalog.promote(
+            exchange.model, exchange.path["alias"], str(sent.version), by, sent.reason
+        )
+        return json_reply(asdict(change))
 
     # Shared memory
 

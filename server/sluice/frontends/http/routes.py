@@ -6,6 +6,7 @@ inside its name, and costs 0.9 µs where starlette's router needs 2.8 for its fi
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ Endpoint = Callable[["Exchange"], Awaitable["Reply"]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` has names in braces; {version} matches digits only."""
+    """`path` has names in braces; {version} matches digits and what could be an alias only."""
 
     method: str
     path: str
@@ -45,6 +46,9 @@ class _Node:
     named: _Node | None = None
     methods: dict[str, Endpoint] = field(default_factory=dict)
 
+
+# A number, or a name that begins with a letter.
+_VERSION = re.compile(r"[0-9]+|[A-Za-z][A-Za-z0-9_.-]*")
 
 # Clients ask for the same few paths again and again.
 MOST_REMEMBERED = 1024
@@ -106,7 +110,7 @@ def _match(node: _Node, segments: list[str], index: int, named: dict[str, str]) 
     following = node.literals.get(segment)
     if following is not None and (found := _match(following, segments, index + 1, named)) is not None:
         return found
-    if node.named is None or not segment or (node.name == "version" and not (segment.isascii() and segment.isdigit())):
+    if node.named is None or not segment or (node.name == "version" and not _VERSION.fullmatch(segment)):
         return None
     found = _match(node.named, segments, index + 1, named)
     if found is not None:

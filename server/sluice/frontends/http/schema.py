@@ -56,6 +56,12 @@ class UnloadBody(msgspec.Struct):
     parameters: UnloadParameters = msgspec.field(default_factory=UnloadParameters)
 
 
+class PromoteBody(msgspec.Struct, forbid_unknown_fields=True):
+    version: str | int  # a number or another alias
+    by: str = ""
+    reason: str = ""
+
+
 class RegionBody(msgspec.Struct):
     key: str
     byte_size: Size
@@ -66,6 +72,7 @@ INFER = msgspec.json.Decoder(InferBody)
 INDEX = msgspec.json.Decoder(IndexBody)
 LOAD = msgspec.json.Decoder(LoadBody)
 UNLOAD = msgspec.json.Decoder(UnloadBody)
+PROMOTE = msgspec.json.Decoder(PromoteBody)
 REGION = msgspec.json.Decoder(RegionBody)
 LOG = msgspec.json.Decoder(dict[str, bool | int | str])
 TRACE = msgspec.json.Decoder(dict[str, str | int | list[str] | None])

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from sluice.catalog import IndexRow, ModelMetadata
+from sluice.catalog import Aliases, IndexRow, ModelMetadata
 from sluice.config.settings import Server
 from sluice.errors import ShortOfMemory, SluiceError, UnknownModel
 from sluice.frontends.http.server import HttpServer
@@ -20,6 +20,7 @@ from sluice.frontends.services import Services
 from sluice.health import Condition, Part, Report
 from sluice.request import InferRequest, InferResponse, Tensor
 from sluice.spec import TensorSpec
+from sluice.store.aliases import Change
 from sluice.telemetry.statistics import ModelStatistics
 from sluice.telemetry.switches import Switches
 
@@ -64,6 +65,9 @@ class FakeEngine:
         return InferResponse(request.model, request.version or "1", request.id, outputs)
 
 
+CHANGE = Change("2026-01-02T03:04:05+00:00", "ann", "production", "1", "2", "it is better")
+
+
 @dataclass
 class FakeCatalog:
     inputs: tuple[TensorSpec, ...] = (TensorSpec("x", "FP32", (-1, -1), batch_axis=0),)
@@ -101,6 +105,18 @@ class FakeCatalog:
     async def unload(self, name: str, dependents: bool = False) -> None:
         self._check(name)
         self.calls.append(("unload", name, dependents))
+
+    def aliases(self, name: str) -> Aliases:
+        self._check(name)
+        return Aliases(name, {"production": "2"}, "2")
+
+    async def history(self, name: str) -> list[Change]:
+        return [CHANGE]
+
+    async def promote(self, name: str, alias: str, version: str, by: str, reason: str = "") -> Change:
+        self._check(name)
+        self.calls.append(("promote", name, alias, version, by, reason))
+        return CHANGE
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_fakes import VECTOR, Running, infer_body, running, wire
+from http_fakes import CHANGE, VECTOR, Running, infer_body, running, wire
 
 from sluice import __version__, errors
 from sluice.frontends import status
@@ -345,6 +345,36 @@ async def test_index(path: str) -> None:
         assert await post(server, path, {"ready": False}) == (200, [echo, bad])
         assert await post(server, path, {"ready": True}) == (200, [echo])
         assert await post(server, path, {"ready": 1}) == (400, {"error": "ready: expected bool, got int"})
+
+
+async def test_aliases() -> None:
+    async with running() as server:
+        told = {"time": CHANGE.time, "by": "ann", "alias": "production", "before": "1", "after": "2"}
+        assert await get(server, "/v2/models/a%2Fb/aliases") == (
+            200,
+            {
+                "model": "a/b",
+                "aliases": {"production": "2"},
+                "default": "2",
+                "history": [{**told, "reason": "it is better"}],
+            },
+        )
+        path = "/v2/models/a%2Fb/aliases/production"
+        sent = {"version": "2", "by": "ann", "reason": "why not"}
+        assert await post(server, path, sent) == (200, {**told, "reason": "it is better"})
+        async with wire(server.port) as client:
+            answer = await client.request("POST", path, b'{"version": 2, "by": "ann"}', {"Sluice-By": "bob"})
+            assert answer.status == 200
+        assert server.catalog.calls == [
+            ("promote", "a/b", "production", "2", "ann", "why not"),
+            ("promote", "a/b", "production", "2", "bob", ""),
+        ]
+        for body, named in ({}, "version"), ({"version": []}, "version"), ({"version": "2", "why": ""}, "why"):
+            status, answered = await post(server, path, body)
+            assert status == 400
+            assert named in answered["error"]
+        assert (await post(server, "/v2/models/missing/aliases/production", sent))[0] == 404
+        assert (await get(server, "/v2/models/missing/aliases"))[0] == 404
 
 
 async def test_load_and_unload() -> None:

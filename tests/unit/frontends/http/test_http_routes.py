@@ -40,6 +40,7 @@ ROUTES = Routes(
         ("POST", b"/v2/models/stats/infer", {"model": "stats"}),
         ("POST", b"/v2/models/org%2Fmodel%20%C3%A4/infer", {"model": "org/model ä"}),
         ("POST", b"/v2/models/m/versions/12/infer", {"model": "m", "version": "12"}),
+        ("POST", b"/v2/models/m/versions/production/infer", {"model": "m", "version": "production"}),
     ],
 )
 def test_found(method: str, path: bytes, named: dict[str, str]) -> None:
@@ -57,7 +58,9 @@ def test_literals_win() -> None:
         b"/v2",
         b"/v2/models",
         b"/v2/models//infer",
-        b"/v2/models/m/versions/one/infer",
+        b"/v2/models/m/versions/1one/infer",
+        b"/v2/models/m/versions/-one/infer",
+        b"/v2/models/m/versions/o%2Fne/infer",
         b"/v2/models/m/versions/\xb2/infer",
         b"/v2/models/m/versions//infer",
         b"/v2/models/m/infer/more",
