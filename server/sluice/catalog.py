@@ -27,7 +27,7 @@ from sluice.errors import (
     UnknownModel,
     Unsupported,
 )
-from sluice.health import Part
+from sluice.health import Condition, Part
 from sluice.loading import Loader, Version, fingerprint_of
 from sluice.spec import TensorSpec
 from sluice.store import aliases, overlay, repository, triton
@@ -107,12 +107,31 @@ class Catalog:
     def capable(self) -> bool:
         """A worker runs, and every required model is answered by enough of its workers: those that the settings
         name or, if they name all, those that are or were live and have not been unloaded."""
-        if not any(worker.state is State.RUNNING for worker in self._pool.workers):
-            return False
+        return self._works() and all(map(self._answered_enough, self._required()))
+
+    def lacking(self) -> list[str]:
+        """Why it is not capable."""
+        if not self._works():
+            return ["no worker is running"]
+        found = {part.name: part.reason for part in self.parts() if part.condition is not Condition.OK}
+        reasons = []
+        for name in sorted(self._required()):
+            if not self._answered_enough(name):
+                own = [f"model {full}: {why}" for full, why in found.items() if full.partition("/")[0] == name]
+                reasons += own or [f"model {name}: too few of its workers hold it"]
+        return reasons
+
+    def _works(self) -> bool:
+        return any(worker.state is State.RUNNING for worker in self._pool.workers)
+
+    def _required(self) -> set[str]:
         required = {name for name in self._settings.load if name != "*"}
         if "*" in self._settings.load:
             required.update(filter(self._versions.expected, self._models))
-        return all(self._versions.answered(name, "", self._ready_share) for name in required)
+        return required
+
+    def _answered_enough(self, name: str) -> bool:
+        return self._versions.answered(name, "", self._ready_share)
 
     def version_ready(self, name: str, number: str = "") -> bool:
         return self._versions.answered(name, number)
@@ -229,6 +248,8 @@ class Catalog:
                 self._overlays.setdefault(name, []).append(directory)
             try:
                 finding = await asyncio.to_thread(repository.find, directory, name, config)
+                if config is not None and finding.settings is None:  # what one client sent says nothing about the model
+                    raise ModelError(f"failed to load '{name}': {'; '.join(reason for _, reason in finding.problems)}")
                 problems = await self._apply(finding)
             finally:
                 await self._drop_overlays(name)

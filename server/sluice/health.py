@@ -32,6 +32,9 @@ class Parts(Protocol):
     def capable(self) -> bool:
         """A worker runs, and every live version is held by one at least."""
 
+    def lacking(self) -> list[str]:
+        """Why it is not capable."""
+
     def version_ready(self, name: str, version: str) -> bool:
         """Requests for it are served now; raises UnknownModel."""
 
@@ -92,12 +95,12 @@ class Health:
         """The whole of it, for people: whether it is ready, why not, and the condition of every part."""
         parts = [*_all(self._vital), *_all(self._others)]
         ready = self.ready()
-        return Report(ready, [] if ready else self._reasons(parts), parts, time.monotonic() - self._born)
+        return Report(ready, [] if ready else self._reasons(), parts, time.monotonic() - self._born)
 
     def _failing(self) -> list[Part]:
         return [part for part in _all(self._vital) if part.condition is Condition.FAILED]
 
-    def _reasons(self, parts: list[Part]) -> list[str]:
+    def _reasons(self) -> list[str]:
         reasons = []
         if not self._started:
             reasons.append("the models of the start are still being loaded")
@@ -105,12 +108,8 @@ class Health:
             reasons.append("the server is stopping")
         if not self._started or self._stopping:
             return reasons
-        for condition in (Condition.FAILED, Condition.DEGRADED):
-            blamed = [part for part in parts if part.condition is condition]
-            reasons += [f"{part.kind} {part.name}: {part.reason or part.condition}" for part in blamed]
-            if reasons:
-                return reasons
-        return ["too few of its workers are able to compute a model that is required"]
+        failing = [f"{part.kind} {part.name}: {part.reason or part.condition}" for part in self._failing()]
+        return failing + self._parts.lacking()
 
     def model_ready(self, name: str, version: str = "") -> bool:
         return self._parts.version_ready(name, version) and not self._stopping

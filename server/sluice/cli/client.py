@@ -100,5 +100,5 @@ def _refusal(status: int, content: bytes) -> tuple[str, str]:
         message = json.loads(content)["error"]
     except (ValueError, KeyError, TypeError):
         message = content.decode(errors="replace").strip()[:200] or http.client.responses.get(status, "refused")
-    hint = "`sluice models list` shows what is served" if status == 404 else ""
+    hint = "`sluice models list` shows what is served; is the URL that of the HTTP port?" if status == 404 else ""
     return f"{message} (HTTP {status})", hint

@@ -450,7 +450,8 @@ class Worker:
         if missing:
             return Condition.DEGRADED, f"it is loading {', '.join(sorted(missing))}"
         standby = ", a standby is ready" if self._lives.next is not None and not self.missing(self._lives.next) else ""
-        return Condition.OK, f"process {life.pid}, {len(self.serving)} versions{standby}"
+        count = len(self.serving)
+        return Condition.OK, f"process {life.pid}, {count} version{'' if count == 1 else 's'}{standby}"
 
     def trim(self) -> None:
         """Have its processes give back memory that they keep only to be quick."""

@@ -124,6 +124,9 @@ class StandInParts:
     able: bool = True
     ready: dict[tuple[str, str], bool] = field(default_factory=lambda: {("echo", ""): True, ("echo", "3"): True})
 
+    def lacking(self) -> list[str]:
+        return []
+
     def capable(self) -> bool:
         return self.able
 
