@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli import bench, check, config, importing, infer, models, pack, seal, serve, simulate, status, version
+from sluice.cli import (
+    bench,
+    cache,
+    check,
+    config,
+    importing,
+    infer,
+    models,
+    pack,
+    pull,
+    seal,
+    serve,
+    simulate,
+    status,
+    version,
+)
 from sluice.cli.console import print_error
 from sluice.cli.options import Command, Group, with_settings
 from sluice.errors import SluiceError
@@ -44,10 +59,12 @@ def _root(
 
 app.command("serve", cls=Command)(with_settings(serve.serve, _ALL))
 app.command("import", cls=Command)(importing.import_model)
+app.command("pull", cls=Command)(pull.pull)
 app.command("seal", cls=Command)(seal.seal)
 app.command("pack", cls=Command)(pack.pack)
 app.command("unpack", cls=Command)(pack.unpack)
 app.command("verify", cls=Command)(pack.verify)
+app.add_typer(cache.app, name="cache")
 app.command("check", cls=Command)(with_settings(check.check, _CHECK))
 app.add_typer(models.app, name="models")
 app.command("status", cls=Command)(status.status)
