@@ -66,3 +66,12 @@ def test_the_cache_is_looked_after(site: Site, capsys: pytest.CaptureFixture[str
     assert main(["cache", "prune"]) == 0
     assert capsys.readouterr().out.endswith(f"removed, 0 bytes left in {tmp_path}/cache\n")
     assert main(["cache", "prune", "--to", "much"]) == 1
+
+
+def test_what_is_not_on_the_hub_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("huggingface_hub")
+    assert main(["pull", "hf://model"]) == 1
+    assert "is no address on the Hub" in capsys.readouterr().err
+    assert main(["pull", "hf://org-of-nobody/model-of-nobody", "--offline"]) == 1
+    assert "in the cache, and nothing shall be downloaded" in capsys.readouterr().err
+    assert not Path("models").exists()
