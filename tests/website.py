@@ -114,7 +114,7 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(part[: stall if stall is not None else cut])
                 if stall is not None:
                     self.wfile.flush()
-                    site.ended.wait(10)
+                    site.ended.wait(30)
             except (BrokenPipeError, ConnectionResetError):
                 return
 

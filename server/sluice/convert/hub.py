@@ -52,7 +52,8 @@ def pull(source: str, repository: Path, name: str | None, number: str | None, hu
         )
     snapshot = _snapshot(found[1], found[2], hub)
     origin = f"{SCHEME}{found[1]}@{snapshot.name}"  # the commit
-    model = repository / (name or found[1].partition("/")[2])
+    name = name or found[1].partition("/")[2]
+    model = repository / name
     if number is None:
         for directory in placing.versions(model):
             if _is_of(directory, origin):
@@ -60,7 +61,7 @@ def pull(source: str, repository: Path, name: str | None, number: str | None, hu
         number = str(max((int(each.name) for each in placing.versions(model)), default=0) + 1)
     existed = (model / number).exists()
     _check(snapshot, source)
-    return Imported(import_directory(snapshot, repository, model.name, number, progress, origin), not existed)
+    return Imported(import_directory(snapshot, repository, name, number, progress, origin), not existed)
 
 
 def _is_of(directory: Path, origin: str) -> bool:

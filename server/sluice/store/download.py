@@ -16,9 +16,9 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
 from http import HTTPStatus
@@ -118,6 +118,7 @@ class _Download:
         self._opener = urllib.request.build_opener(_Redirects)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._responses: set[Any] = set()  # which are being read
         self._reported = 0
         self._state = State("")
 
@@ -180,7 +181,7 @@ class _Download:
                 for task in wait(tasks, return_when=FIRST_EXCEPTION).done:
                     task.result()
             except BaseException:
-                self._stopped.set()  # the others end with their next chunk
+                self._stop()
                 raise
 
     def _fetch(self, segment: Segment, file: int, response: Any = None) -> None:
@@ -189,7 +190,7 @@ class _Download:
         failures = 0
         while not segment.is_done and not self._stopped.is_set():
             try:
-                with response or self._open(self._range(segment)) as opened:
+                with response or self._open(self._range(segment)) as opened, self._stoppable(opened):
                     self._start_at(segment, opened)
                     self._read(opened, segment, file)
             except (OSError, http.client.HTTPException) as error:
@@ -204,6 +205,24 @@ class _Download:
                 self._save()
                 raise
             response = None
+
+    @contextmanager
+    def _stoppable(self, response: Any) -> Iterator[None]:
+        with self._lock:
+            self._responses.add(response)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._responses.remove(response)
+
+    def _stop(self) -> None:
+        """End the other connections, also those that wait for a byte."""
+        self._stopped.set()
+        with self._lock:
+            for response in self._responses:
+                with suppress(OSError, ValueError), socket.socket(fileno=os.dup(response.fileno())) as connection:
+                    connection.shutdown(socket.SHUT_RDWR)
 
     def _range(self, segment: Segment) -> dict[str, str]:
         if not self._state.validator:

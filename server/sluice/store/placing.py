@@ -31,7 +31,11 @@ class Placed:
 
 
 def place(
-    model: Path, number: str | None, make: Callable[[Path, Path], Manifest], content: Manifest | None = None
+    models: Path,
+    name: str,
+    number: str | None,
+    make: Callable[[Path, Path], Manifest],
+    content: Manifest | None = None,
 ) -> Placed:
     """Have `make` fill a directory, the first of the two, that will become the second, and put it there.
 
@@ -40,8 +44,9 @@ def place(
     """
     if number is not None and not _NUMBER.fullmatch(number):
         raise ModelError(f"{number!r} is no version directory's name, which is a whole number from 1")
-    if not repository.is_name(model.name):
-        raise ModelError(f"a model cannot be called {model.name!r} in a repository")
+    if not repository.is_name(name):
+        raise ModelError(f"a model cannot be called {name!r} in a repository")
+    model = models / name
     try:
         model.mkdir(parents=True, exist_ok=True)
         with _locked(model):

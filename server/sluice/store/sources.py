@@ -91,7 +91,7 @@ def _directory(path: Path, wanted: Wanted, progress: Progress) -> Placed:
         manifest.verify(staging, content)
         return content
 
-    return placing.place(wanted.models / (wanted.name or usual), wanted.number, make, content)
+    return placing.place(wanted.models, wanted.name or usual, wanted.number, make, content)
 
 
 def _must_be_model(path: Path, names: list[str]) -> None:
@@ -145,7 +145,7 @@ def _file(path: Path, called: str, wanted: Wanted, origin: _Origin, progress: Pr
         (staging / _MODEL).chmod(0o644)
         return _sealed(staging, {"name": name, "version": f"{target.name}.0.0", "source": origin.written})
 
-    return placing.place(wanted.models / name, wanted.number, make)
+    return placing.place(wanted.models, name, wanted.number, make)
 
 
 def _sealed(staging: Path, said: dict[str, str]) -> Manifest:

@@ -34,7 +34,7 @@ def unpack(
             _write(package, parent, staging, target, progress)
             return package.manifest
 
-        return placing.place(models / name, number, make, package.manifest)
+        return placing.place(models, name, number, make, package.manifest)
 
 
 def find_parent(package: Package, models: Path) -> tuple[Path, Manifest] | None:

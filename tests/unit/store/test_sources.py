@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 
 import onnx
 import pytest
@@ -114,6 +115,14 @@ def test_a_package_and_a_model_file_are_taken(version: Path, wanted: Wanted, mea
     assert [entry.path for entry in done.manifest.files] == ["model.onnx"]
     with pytest.raises(ModelError, match="say --name"):
         pull(str(version / "model.onnx"), wanted, means)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "/x", "x.tmp", ".x"])
+def test_a_name_is_one_of_a_model(name: str, version: Path, wanted: Wanted, means: Means, package: bytes) -> None:
+    for source in (version, version / "model.onnx", version.parent / "small.sluice"):
+        with pytest.raises(ModelError, match="a model cannot be called"):
+            pull(str(source), replace(wanted, name=name), means)
+    nothing_is_there(wanted)
 
 
 def test_an_existing_version_is_not_replaced(version: Path, wanted: Wanted, means: Means) -> None:
@@ -298,6 +307,22 @@ def test_a_large_file_whose_parts_fail_is_given_up_as_a_whole(
         pull(f"{site.url}/small.sluice", wanted, replace(means, rules=replace(QUICK, parallel_from=100_000)))
     nothing_is_there(wanted)
     assert threading.active_count() < 10
+
+
+def test_who_interrupts_a_download_need_not_wait_for_silent_connections(
+    site: Site, package: bytes, wanted: Wanted, means: Means
+) -> None:
+    def interrupt(step: str, done: int, total: int) -> None:
+        if done == 240:  # all four are silent now
+            raise KeyboardInterrupt
+
+    site.stalls = [60] * 4
+    rules = replace(QUICK, timeout=60, parallel_from=100_000)
+    began = monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        pull(f"{site.url}/small.sluice", wanted, replace(means, rules=rules, progress=interrupt))
+    assert monotonic() - began < 20  # of the 30 and 60 that server and client would wait
+    check(pull(f"{site.url}/small.sluice", wanted, means), wanted)
 
 
 def test_a_server_that_lies_about_the_length_is_given_up(
