@@ -29,13 +29,13 @@ def import_model(
 
         existed = (repository / name / version).exists()
         directory = demo_source() if source == DEMO else Path(source)
-        with _progress() as report:
+        with steps() as report:
             place = import_directory(directory, repository, name, version, report)
     print(f"{name} version {version} is {f'already in {place}, nothing to do' if existed else f'in {place}'}")
 
 
 @contextmanager
-def _progress() -> Iterator[Report]:
+def steps() -> Iterator[Report]:
     """A bar on a terminal, one line per step elsewhere."""
     console = terminal(stderr=True)
     if not console.is_terminal:

@@ -9,6 +9,7 @@ import typer
 
 from sluice.cli import (
     bench,
+    cache,
     check,
     config,
     importing,
@@ -16,6 +17,7 @@ from sluice.cli import (
     models,
     pack,
     promote,
+    pull,
     seal,
     serve,
     simulate,
@@ -58,10 +60,12 @@ def _root(
 
 app.command("serve", cls=Command)(with_settings(serve.serve, _ALL))
 app.command("import", cls=Command)(importing.import_model)
+app.command("pull", cls=Command)(pull.pull)
 app.command("seal", cls=Command)(seal.seal)
 app.command("pack", cls=Command)(pack.pack)
 app.command("unpack", cls=Command)(pack.unpack)
 app.command("verify", cls=Command)(pack.verify)
+app.add_typer(cache.app, name="cache")
 app.command("check", cls=Command)(with_settings(check.check, _CHECK))
 app.add_typer(models.app, name="models")
 app.command("promote", cls=Command)(promote.promote)

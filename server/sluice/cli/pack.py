@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from sluice.cli.console import terminal
 from sluice.cli.places import version_directory
-
-if TYPE_CHECKING:
-    from sluice.store.package import Progress
+from sluice.cli.progress import progress, size_text
 
 Repository = Annotated[Path, typer.Option("--repository", "-r", help="Directory of models.")]
 _MODELS = Path("models")
@@ -41,16 +36,16 @@ def pack(
     target = output or Path()
     if target.is_dir():
         target /= packing.usual_name(sealed(directory))
-    with _progress() as report:
+    with progress() as report:
         packed = packing.pack(directory, target, parent, report)
-    print(f"{packed.path} has {_bytes(packed.size)}; unpacked {_bytes(packed.unpacked)}")
+    print(f"{packed.path} has {size_text(packed.size)}; unpacked {size_text(packed.unpacked)}")
     if parent:
         origin = sealed(parent)
         print(f"it needs {origin.name} {origin.version} ({origin.digest()})")
         for name in packed.left_out:
             print(f"  {name}: as it is there")
         for name, size in packed.in_part:
-            print(f"  {name}: {_bytes(size)} new")
+            print(f"  {name}: {size_text(size)} new")
 
 
 def unpack(
@@ -63,7 +58,7 @@ def unpack(
     """Unpack a package into the repository; what is there already is kept."""
     from sluice.store import unpacking
 
-    with _progress() as report:
+    with progress() as report:
         done = unpacking.unpack(file, repository, number, report)
     name = f"{done.manifest.name} {done.manifest.version}"
     print(f"{name} is {f'in {done.directory}' if done.is_new else f'already in {done.directory}, nothing to do'}")
@@ -82,40 +77,7 @@ def verify(
         content = sealed(directory)
         manifest.verify(directory, content)
     else:
-        with Package.open(Path(target)) as package, _progress() as report:
+        with Package.open(Path(target)) as package, progress() as report:
             content = package.manifest
             package.check(unpacking.find_parent(package, repository), report)
     print(f"{target} is {content.name} {content.version}, whole and unchanged: {content.digest()}")
-
-
-def _bytes(size: int) -> str:
-    """As in 91.2 MB."""
-    amount = float(size)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if amount < 1000 or unit == "GB":
-            break
-        amount /= 1000
-    return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, nothing elsewhere."""
-    from sluice.store.package import silent
-
-    console = terminal(stderr=True)
-    if not console.is_terminal:
-        yield silent
-        return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console) as bars:
-        tasks = {}
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done)
-
-        yield report

@@ -5,7 +5,13 @@ from contextlib import contextmanager
 
 from sluice.cli.console import CommandError
 
-_EXTRA = {"onnxruntime": "cpu", "onnx": "import", "safetensors": "import", "tokenizers": "import"}
+_EXTRA = {
+    "onnxruntime": "cpu",
+    "onnx": "import",
+    "safetensors": "import",
+    "tokenizers": "import",
+    "huggingface_hub": "import",
+}
 
 
 @contextmanager

@@ -42,9 +42,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 def import_directory(
-    source: Path, repository: Path, name: str, version: str = "1", progress: Progress | None = None
+    source: Path, repository: Path, name: str, version: str = "1", progress: Progress | None = None, origin: str = ""
 ) -> Path:
-    """Convert a model and return its version directory. `progress` is told the step, how far it is, and of how much."""
+    """Convert a model and return its version directory. `progress` is told the step, how far it is, and of how much.
+
+    `origin` is what the manifest calls its source, if that is not the directory.
+    """
     _check_names(name, version)
     _need_extra()
     described = read_source(source)
@@ -55,7 +58,7 @@ def import_directory(
             target = model / version
             if _is_imported(described, target):
                 return target
-            _import(described, target, progress or _silent)
+            _import(described, target, progress or _silent, origin)
             return target
     except OSError as error:
         raise ModelError(f"{model}: {error.strerror or error}") from error
@@ -63,7 +66,7 @@ def import_directory(
         _remove_if_empty(model)
 
 
-def _import(source: Source, target: Path, progress: Progress) -> None:
+def _import(source: Source, target: Path, progress: Progress, origin: str) -> None:
     from sluice.convert.check import check_model
     from sluice.convert.conversion import convert
     from sluice.convert.settings_file import settings_text
@@ -83,7 +86,7 @@ def _import(source: Source, target: Path, progress: Progress) -> None:
         progress("check", 0, 1)
         check_model(staging / MODEL, conversion.architecture)
         progress("check", 1, 1)
-        _seal(staging, target, source)
+        _seal(staging, target, source, origin)
         for path in (*staging.iterdir(), staging):
             _sync(path)
         _write_settings(target.parent / SETTINGS, settings_text(conversion))
@@ -93,13 +96,13 @@ def _import(source: Source, target: Path, progress: Progress) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _seal(staging: Path, target: Path, source: Source) -> None:
+def _seal(staging: Path, target: Path, source: Source, origin: str) -> None:
     sealed = manifest.seal(
         staging,
         name=target.parent.name,
         version=f"{target.name}.0.0",
         task=TASKS[source.task],
-        source=os.fsencode(source.directory.resolve()).decode("utf-8", "replace"),
+        source=origin or os.fsencode(source.directory.resolve()).decode("utf-8", "replace"),
     )
     card.write(staging, sealed)
 

@@ -24,7 +24,8 @@ from sluice.store import manifest
 from sluice.store.archive import ALIGNMENT
 from sluice.store.package import Package
 from sluice.store.packing import pack, usual_name
-from sluice.store.unpacking import Unpacked, find_parent, unpack
+from sluice.store.placing import Placed
+from sluice.store.unpacking import find_parent, unpack
 
 LAYERS, WIDTH = 8, 512
 _SIZE = LAYERS * WIDTH * WIDTH * 4  # without the graph
@@ -81,7 +82,7 @@ def test_a_version_comes_back_as_it_was(tmp_path: Path) -> None:
     directory = small(tmp_path / "here")
     packed = pack(directory, tmp_path / "small.sluice")
     done = unpack(packed.path, tmp_path / "there")
-    assert done == Unpacked(tmp_path / "there/small/1", manifest.seal(directory), True)
+    assert done == Placed(tmp_path / "there/small/1", manifest.seal(directory), True)
     assert content(done.directory) == content(directory)
     manifest.verify(done.directory, done.manifest)
     assert packed.path.stat().st_size == packed.size
@@ -120,7 +121,7 @@ def test_weights_are_used_where_they_lie(tmp_path: Path) -> None:
 def test_a_package_once_unpacked_is_not_unpacked_again(tmp_path: Path) -> None:
     packed = pack(small(tmp_path / "here"), tmp_path / "x").path
     first = unpack(packed, tmp_path / "there")
-    assert unpack(packed, tmp_path / "there") == Unpacked(first.directory, first.manifest, False)
+    assert unpack(packed, tmp_path / "there") == Placed(first.directory, first.manifest, False)
     assert unpack(packed, tmp_path / "there", "1").directory == first.directory
     other = unpack(packed, tmp_path / "there", "7")
     assert (other.directory.name, other.is_new) == ("7", True)
@@ -430,7 +431,7 @@ def test_a_delta_is_as_large_as_what_is_new(
     unpack(pack(parent, tmp_path / "parent").path, there)
     done = unpack(delta.path, there)
     assert content(done.directory) == content(child)
-    assert unpack(whole.path, there) == Unpacked(done.directory, done.manifest, False)
+    assert unpack(whole.path, there) == Placed(done.directory, done.manifest, False)
 
 
 def test_a_delta_finds_its_parent_wherever_it_is(tmp_path: Path) -> None:

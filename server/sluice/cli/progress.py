@@ -1,0 +1,45 @@
+"""How far a long command is, in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sluice.cli.console import terminal
+
+if TYPE_CHECKING:
+    from sluice.store.package import Progress
+
+
+def size_text(size: int) -> str:
+    """As in 91.2 MB."""
+    amount = float(size)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if amount < 1000 or unit == "GB":
+            break
+        amount /= 1000
+    return f"{size} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A bar for each step on a terminal, nothing elsewhere."""
+    from sluice.store.package import silent
+
+    console = terminal(stderr=True)
+    if not console.is_terminal:
+        yield silent
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks = {}
+
+        def report(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=total)
+            bars.update(tasks[step], completed=done)
+
+        yield report

@@ -1,0 +1,129 @@
+"""Puts a version into a repository: it appears whole and verified, or not at all, and replaces nothing.
+
+It is made beside its place, brought to the disk and then renamed, one version of a model at a time. What a killed
+process left behind begins with a dot, is no version to anybody, and is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sluice.errors import ModelError, system_reason
+from sluice.store import manifest, repository
+from sluice.store.manifest import Manifest
+
+_STAGING = ".unpacking-"
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True)
+class Placed:
+    directory: Path
+    manifest: Manifest
+    is_new: bool  # False: this very version was there already
+
+
+def place(
+    models: Path,
+    name: str,
+    number: str | None,
+    make: Callable[[Path, Path], Manifest],
+    content: Manifest | None = None,
+) -> Placed:
+    """Have `make` fill a directory, the first of the two, that will become the second, and put it there.
+
+    `number` None is the next that is free. If `content` is known beforehand, that very version is looked for first;
+    otherwise a version with the same files is, once it is made.
+    """
+    if number is not None and not _NUMBER.fullmatch(number):
+        raise ModelError(f"{number!r} is no version directory's name, which is a whole number from 1")
+    if not repository.is_name(name):
+        raise ModelError(f"a model cannot be called {name!r} in a repository")
+    model = models / name
+    try:
+        model.mkdir(parents=True, exist_ok=True)
+        with _locked(model):
+            return _place(model, number, make, content)
+    except OSError as error:
+        shown = error.filename or model
+        raise ModelError(f"{shown}: cannot be written or read: {system_reason(error)}") from error
+    finally:
+        with suppress(OSError):
+            model.rmdir()  # which was made for it, and nothing came into
+
+
+def versions(model: Path) -> Iterable[Path]:
+    """The directories of its versions."""
+    try:
+        return sorted(path for path in model.iterdir() if _NUMBER.fullmatch(path.name))
+    except OSError:
+        return []
+
+
+def _place(
+    model: Path, number: str | None, make: Callable[[Path, Path], Manifest], content: Manifest | None
+) -> Placed:  # fmt: skip
+    if content is not None and (there := _found(model, number, content.__eq__)):
+        return Placed(there, content, False)
+    target = model / (number or str(max((int(each.name) for each in versions(model)), default=0) + 1))
+    if content is not None and os.path.lexists(target):
+        raise _taken(target)
+    staging = model / f"{_STAGING}{target.name}"
+    staging.mkdir()
+    try:
+        made = make(staging, target)
+        if content is None:
+            if there := _found(model, number, lambda other: other.digest() == made.digest()):
+                return Placed(there, manifest.read(there) or made, False)
+            if os.path.lexists(target):
+                raise _taken(target)
+        for folder, _, names in os.walk(staging):
+            for name in (*names, "."):
+                _sync(Path(folder, name))
+        staging.rename(target)
+        _sync(model)
+        _sync(model.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return Placed(target, made, True)
+
+
+def _found(model: Path, number: str | None, is_it: Callable[[Manifest], bool]) -> Path | None:
+    for directory in versions(model) if number is None else [model / number]:
+        with suppress(ModelError, OSError):  # a version that is wrong is not it
+            found = manifest.read(directory)
+            if found is not None and is_it(found) is True:
+                return directory
+    return None
+
+
+def _taken(target: Path) -> ModelError:
+    return ModelError(f"{target}: it exists and is another version; choose another number")
+
+
+@contextmanager
+def _locked(model: Path) -> Iterator[None]:
+    """One at a time, so that whatever another left half done can be told and removed."""
+    handle = os.open(model, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        for left in model.glob(f"{_STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
