@@ -5,6 +5,7 @@ Beginnings and headers are read, never whole files, and nothing is loaded or run
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import struct
@@ -95,7 +96,7 @@ def _files(directory: Path, place: str) -> Iterator[tuple[Path, str]]:
 def _entries(folder: Path, shown: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return sorted(itertools.islice(entries, _MOST_FILES + 1), key=lambda entry: entry.name)
     except OSError as error:
         raise ModelError(f"{shown}: cannot be read: {system_reason(error)}") from error
 
