@@ -27,7 +27,7 @@ from sluice.scheduler.loop import Lane, Scheduler
 from sluice.scheduler.policy import Bounds, Policy
 from sluice.scheduler.steps import EXACT, Learned, Steps
 from sluice.spec import ModelSpec, Padding, Signature
-from sluice.store import learned, manifest, python_policy
+from sluice.store import inspection, learned, manifest, python_policy
 from sluice.store.axes import build_spec, signature_from_settings
 from sluice.store.contents import Hashes, is_beside
 from sluice.store.repository import VersionFiles
@@ -136,7 +136,7 @@ class Loader:
     async def _load_once(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         began = time.monotonic()
         settings = files.settings
-        verify = partial(_verify, files, self._hashes)
+        verify = partial(_verify, files, self._hashes, self._settings.pickle_directories)
         await asyncio.to_thread(verify)
         key = f"{files.model}/{files.version}#{next(self._generations)}"
         workers = self._pool.choose(settings.instances, settings.gpus)
@@ -384,8 +384,13 @@ def _asked(settings: ModelSettings) -> Padding | None:
     return Padding(settings.padding) if settings.padding else None
 
 
-def _verify(files: VersionFiles, hashes: Hashes) -> None:
-    """ModelError if the version has a manifest and is not what that says."""
+def _verify(files: VersionFiles, hashes: Hashes, pickle_directories: list[Path]) -> None:
+    """ModelError if the version is not what its manifest says, or has in it what nobody should load."""
+    _compare(files, hashes)
+    inspection.inspect(files, pickle_directories)
+
+
+def _compare(files: VersionFiles, hashes: Hashes) -> None:
     said = manifest.read(files.directory)
     if said is None:
         return

@@ -31,7 +31,7 @@ from sluice.errors import SluiceError
 INTERRUPTED = 130
 
 _ALL = ("server", "models", "workers", "scheduler", "health", "shutdown", "log")
-_CHECK = ("models.repository", "models.python_directories", "workers", "scheduler", "log")
+_CHECK = ("models.repository", "models.python_directories", "models.pickle_directories", "workers", "scheduler", "log")
 
 app = typer.Typer(
     name="sluice",

@@ -86,6 +86,11 @@ class Models(Section):
         description="Directories whose models may bring Python code (model.py); none by default.",
         json_schema_extra={"flag": "--python-directory"},
     )
+    pickle_directories: list[Path] = Field(
+        default=[],
+        description="Directories whose models may bring pickles, which run code when they are read; none by default.",
+        json_schema_extra={"flag": "--pickle-directory"},
+    )
 
 
 class Workers(Section):

@@ -1,4 +1,4 @@
-"""Whose Python code may run: only files below a directory that the operator has named."""
+"""Whose Python code may run, and who may bring pickles: only files below a directory that the operator has named."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,3 +23,12 @@ def check_allowed(path: Path, allowed: Sequence[Path]) -> None:
             f"{path} is Python code outside the allowed directories ({names}): move it there, "
             "or name its directory in models.python_directories"
         )
+
+
+def is_below(path: Path, directories: Sequence[Path]) -> bool:
+    """Whether it lies, after following every link, below one of the directories."""
+    try:
+        real = path.resolve(strict=True)
+        return any(real.is_relative_to(directory.resolve()) for directory in directories)
+    except (OSError, RuntimeError):
+        return False
