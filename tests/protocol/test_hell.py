@@ -35,7 +35,7 @@ from sluice.frontends.http.protocol import MOST_HEADERS, MOST_WAITING
 
 PLACES = 40
 LIMIT = 2 << 20
-GROWTH = 400 << 20  # a hundred large requests in the queue and their replies; resets alone took 2 GiB in four seconds
+GROWTH = 600 << 20  # a hundred large requests in the queue and their replies; resets alone took 2 GiB in four seconds
 HEAD = b"POST /v2/models/identity/infer HTTP/1.1\r\n"
 ENHANCE_YOUR_CALM = 11
 TCP_REPAIR = 19  # of Linux; the socket module does not name it

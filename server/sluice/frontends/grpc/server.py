@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from sluice.frontends.services import Services
 
 # Calls one connection may have open; clients keep the others back themselves, but for those that they open in place
-# of cancelled ones before we know of the cancel: these are refused, and not all clients try again; so it must not be
+# of cancelled ones before we know of the cancel: these are refused, and not all clients try again. So it must not be
 # small. Without a bound, streams that are opened and reset at once pile up faster than Python can look at them: two
-# such clients took 2 GiB in four seconds and nobody else was answered for minutes.
-MOST_STREAMS = 512
+# such clients took 2 GiB in four seconds and nobody else was answered for minutes. With 512, four clients that send
+# giant metadata still take most of what the others get over gRPC; with 320 they take next to nothing.
+MOST_STREAMS = 320
 
 # Calls of all connections that were read and wait for Python, each of some ten kilobytes; grpc cancels what comes then.
 MOST_PENDING = 16_384
