@@ -10,6 +10,8 @@ PACKAGE = Path(sluice.__file__).parent
 # Where the time of day is what is wanted.
 SHOWN = {
     "frontends/http/exchange.py": "the Date header",
+    "store/aliases.py": "when a version was promoted",
+    "store/manifest.py": "when a version was sealed",
     "telemetry/record.py": "when a model was last used, in Triton's statistics",
 }
 WALL = {("time", name) for name in ("time", "time_ns", "localtime", "gmtime", "ctime", "strftime")} | {
