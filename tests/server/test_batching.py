@@ -31,6 +31,8 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Gate:
 def server(tmp_path_factory: pytest.TempPathFactory, gate: Gate) -> Iterator[Server]:
     repository = tmp_path_factory.mktemp("models")
     graphs.tagger(repository)
+    # A flood of requests is what these tests are made of: none shall be refused for coming too late.
+    (repository / "tagger" / "model.toml").write_text("target_latency = 60\n")
     graphs.unmasked_mean(repository)
     graphs.scaled_by_batch(repository)
     graphs.lookup(repository, rows=100)
