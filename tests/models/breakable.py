@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import graphs
+
 SOURCE = """
 from pathlib import Path
 
@@ -20,24 +22,5 @@ class Model:
 
 def breakable(repository: Path, name: str, broken: Path, factor: int = 1, more: str = "", version: str = "1") -> Path:
     """x [batch, n] INT64 -> y = x × factor; raises while the file `broken` exists."""
-    directory = repository / name
-    (directory / version).mkdir(parents=True, exist_ok=True)
-    (directory / version / "model.py").write_text(SOURCE)
-    (directory / "model.toml").write_text(
-        f"""{more}
-[[input]]
-name = "x"
-datatype = "INT64"
-shape = [-1, -1]
-batch_axis = 0
-[[output]]
-name = "y"
-datatype = "INT64"
-shape = [-1, -1]
-batch_axis = 0
-[parameters]
-broken = "{broken}"
-factor = {factor}
-"""
-    )
-    return directory
+    parameters = f'[parameters]\nbroken = "{broken}"\nfactor = {factor}\n'
+    return graphs.python_model(repository, name, SOURCE, more, parameters, version)

@@ -150,12 +150,19 @@ class Model:
 def python_echo(repository: Path, name: str = "echo", gate: Path | None = None, more: str = "") -> Path:
     """x [batch, n] INT64 -> y. 666 raises, 999 kills the worker; while the file `gate` exists it does not return, and
     the file beside it with the suffix .held says that it was reached."""
-    directory = repository / name
-    (directory / "1").mkdir(parents=True, exist_ok=True)
-    (directory / "1" / "model.py").write_text(PYTHON_MODEL)
     parameters = f'[parameters]\ngate = "{gate}"\n' if gate else ""
     if gate and "target_latency" not in more:  # held up for seconds, it must not come to refuse what is too much then
         more += "\ntarget_latency = 60"
+    return python_model(repository, name, PYTHON_MODEL, more, parameters)
+
+
+def python_model(
+    repository: Path, name: str, source: str, more: str = "", parameters: str = "", version: str = "1"
+) -> Path:
+    """x [batch, n] INT64 -> y of the same shape, by this code."""
+    directory = repository / name
+    (directory / version).mkdir(parents=True, exist_ok=True)
+    (directory / version / "model.py").write_text(source)
     (directory / "model.toml").write_text(
         f"""{more}
 [[input]]

@@ -46,11 +46,7 @@ def promote(
     as_json: Json = False,
 ) -> None:
     """Put a version into production, or give it another alias; a server loads it first if it is not live."""
-    change = _promote(name, version, alias, by, reason, repository, Client(url, timeout))
-    if as_json:
-        print_json(change)
-    else:
-        print(_told(name, change))
+    _promote(name, version, alias, by, reason, repository, Client(url, timeout), as_json)
 
 
 def rollback(
@@ -63,11 +59,7 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Put back into production what was there before; once more takes that back."""
-    change = _promote(name, "previous", "production", by, reason, repository, Client(url, timeout))
-    if as_json:
-        print_json(change)
-    else:
-        print(_told(name, change))
+    _promote(name, "previous", "production", by, reason, repository, Client(url, timeout), as_json)
 
 
 def history(
@@ -100,6 +92,16 @@ def history(
 
 
 def _promote(
+    name: str, version: str, alias: str, by: str, reason: str, repository: Path | None, client: Client, as_json: bool
+) -> None:
+    change = _changed(name, version, alias, by, reason, repository, client)
+    if as_json:
+        print_json(change)
+    else:
+        print(_told(name, change))
+
+
+def _changed(
     name: str, version: str, alias: str, by: str, reason: str, repository: Path | None, client: Client
 ) -> Mapping[str, Any]:
     by = by or _user()

@@ -6,22 +6,20 @@ made once: importing the same source again finds it and returns; another source 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluice import __version__
 from sluice.convert.source import Source, read_source
 from sluice.errors import ConfigError, ModelError
-from sluice.store import card, manifest
+from sluice.store import card, disk, manifest
 
 if TYPE_CHECKING:
     from sluice.convert.conversion import Conversion, Progress
@@ -54,7 +52,7 @@ def import_directory(
     model = repository / name
     model.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(model):
+        with disk.locked(model, STAGING):
             target = model / version
             if _is_imported(described, target):
                 return target
@@ -88,10 +86,10 @@ def _import(source: Source, target: Path, progress: Progress, origin: str) -> No
         progress("check", 1, 1)
         _seal(staging, target, source, origin)
         for path in (*staging.iterdir(), staging):
-            _sync(path)
+            disk.sync(path)
         _write_settings(target.parent / SETTINGS, settings_text(conversion))
         staging.rename(target)
-        _sync(target.parent)
+        disk.sync(target.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -120,19 +118,6 @@ def _need_extra() -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise ConfigError(f"importing models needs {module}: pip install 'sluice[import]'") from error
-
-
-@contextmanager
-def _locked(model: Path) -> Iterator[None]:
-    """One import into a model at a time, so that whatever another left half done can be told and removed."""
-    handle = os.open(model, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in model.glob(f"{STAGING}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _is_imported(source: Source, target: Path) -> bool:
@@ -203,18 +188,10 @@ def _write_settings(path: Path, text: str) -> None:
     """Whole or not at all, and never over what is there."""
     staged = path.with_name(f"{STAGING}{path.name}")
     staged.write_text(text, "utf-8")
-    _sync(staged)
+    disk.sync(staged)
     with suppress(FileExistsError):
         os.link(staged, path)
     staged.unlink()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _remove_if_empty(directory: Path) -> None:

@@ -23,7 +23,7 @@ from sluice import __version__
 from sluice.config.toml import encode
 from sluice.errors import ModelError, system_reason
 from sluice.spec import DATATYPES, Port
-from sluice.store import onnx_file, tables
+from sluice.store import disk, onnx_file, tables
 from sluice.store.contents import MANIFEST, Hashes, files_of, name_of_file, staged
 from sluice.store.reading import complaint, did_you_mean, read_text
 
@@ -134,7 +134,7 @@ def write_text(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _sync(path.parent)
+        disk.sync(path.parent)
     except (OSError, UnicodeEncodeError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -261,14 +261,6 @@ def _suggested(directory: Path, names: list[str]) -> dict[str, Any]:
 
 def _shown(directory: Path) -> str:
     return "/".join(directory.absolute().parts[-2:])
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # Writing.

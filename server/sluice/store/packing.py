@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from sluice.errors import ModelError, system_reason
-from sluice.store import contents, delta, manifest, plan
+from sluice.store import contents, delta, disk, manifest, plan
 from sluice.store.archive import ALIGNMENT, CHUNK, LARGEST_DEFLATED, Writer
 from sluice.store.contents import CARD, MANIFEST
 from sluice.store.manifest import Manifest
@@ -51,7 +51,7 @@ def pack(directory: Path, target: Path, against: Path | None = None, progress: P
         if os.path.lexists(target):
             raise ModelError(f"{target}: it exists; remove it or choose another name")
         staged.rename(target)
-        _sync(target.parent)
+        disk.sync(target.parent)
     except OSError as error:
         raise ModelError(f"{target}: cannot be written: {system_reason(error)}") from error
     finally:
@@ -130,11 +130,3 @@ def _packed(target: Path, content: Manifest, recipe: delta.Recipe | None) -> Pac
         tuple(name for name, size in new.items() if not size),
         tuple((name, size) for name, size in new.items() if size),
     )
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

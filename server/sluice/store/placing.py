@@ -6,17 +6,16 @@ process left behind begins with a dot, is no version to anybody, and is removed 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sluice.errors import ModelError, system_reason
-from sluice.store import manifest, repository
+from sluice.store import disk, manifest, repository
 from sluice.store.manifest import Manifest
 
 _STAGING = ".unpacking-"
@@ -49,7 +48,7 @@ def place(
     model = models / name
     try:
         model.mkdir(parents=True, exist_ok=True)
-        with _locked(model):
+        with disk.locked(model, _STAGING):
             return _place(model, number, make, content)
     except OSError as error:
         shown = error.filename or model
@@ -86,10 +85,10 @@ def _place(
                 raise _taken(target)
         for folder, _, names in os.walk(staging):
             for name in (*names, "."):
-                _sync(Path(folder, name))
+                disk.sync(Path(folder, name))
         staging.rename(target)
-        _sync(model)
-        _sync(model.parent)
+        disk.sync(model)
+        disk.sync(model.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Placed(target, made, True)
@@ -106,24 +105,3 @@ def _found(model: Path, number: str | None, is_it: Callable[[Manifest], bool]) -
 
 def _taken(target: Path) -> ModelError:
     return ModelError(f"{target}: it exists and is another version; choose another number")
-
-
-@contextmanager
-def _locked(model: Path) -> Iterator[None]:
-    """One at a time, so that whatever another left half done can be told and removed."""
-    handle = os.open(model, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in model.glob(f"{_STAGING}*"):
-            shutil.rmtree(left, ignore_errors=True)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
