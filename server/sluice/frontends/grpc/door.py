@@ -36,8 +36,13 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from sluice.frontends.listening import begin_no_more, waiting
+
 # Between two looks at the connections.
 LOOK_SECONDS = 0.03
+
+# In which grpcio accepts the connections that had come before the end.
+ACCEPTING_SECONDS = 0.5
 
 # A client that sent nothing for so long has nothing on its way.
 QUIET_SECONDS = 1.0
@@ -74,13 +79,24 @@ class Door:
     _next: dict[Connection, int] = field(default_factory=dict)  # who can be asked if the next look agrees: bytes sent
     _looking: threading.Lock = field(default_factory=threading.Lock)  # a look that nobody awaits any more goes on
 
-    def close(self) -> None:
-        """Refuse whoever comes from now on."""
-        for descriptor, duplicate in self._sockets():
-            with contextlib.suppress(OSError):  # no descriptor is left for another socket
-                if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                    with socket.socket(duplicate.family, socket.SOCK_STREAM) as deaf:
-                        os.dup2(deaf.fileno(), descriptor, inheritable=False)
+    async def close(self) -> None:
+        """Refuse whoever comes from now on, and nobody who came before."""
+        for _, listener in self._listeners():
+            begin_no_more(listener)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ACCEPTING_SECONDS):
+                await self._all_accepted()
+        for descriptor, listener in self._listeners():
+            # Suppressed: no descriptor is left for another socket.
+            with contextlib.suppress(OSError), socket.socket(listener.family, socket.SOCK_STREAM) as deaf:
+                os.dup2(deaf.fileno(), descriptor, inheritable=False)
+
+    async def _all_accepted(self) -> None:
+        """The kernel tells nobody of this either."""
+        while True:
+            if not any(waiting(listener) for _, listener in self._listeners()):
+                return
+            await asyncio.sleep(LOOK_SECONDS / 10)
 
     def cut(self, peer: str) -> None:
         """Shut the connection of this peer, as grpc names it. Where there are many it takes milliseconds.
@@ -142,6 +158,11 @@ class Door:
         self._asked &= there
         self._next = found
         return Inside(len(there), len(there - self._asked), silence)
+
+    def _listeners(self) -> Iterator[tuple[int, socket.socket]]:
+        for descriptor, duplicate in self._sockets():
+            if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                yield descriptor, duplicate
 
     def _sockets(self) -> Iterator[tuple[int, socket.socket]]:
         """Descriptors of our TCP sockets at the port, each with a duplicate that lives while it is looked at."""

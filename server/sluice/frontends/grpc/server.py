@@ -87,11 +87,11 @@ class GrpcServer:
     def stop_accepting(self) -> None:
         """Refuses new connections and asks those there are to leave; until they do, their calls are served."""
         if self._server is not None and self._leaving is None:
-            self._door.close()
             self._leaving = asyncio.create_task(self._see_off())
 
     async def _see_off(self) -> None:
         """Until no client is inside, or none sends anything."""
+        await self._door.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ASKING_SECONDS):
                 await self._door.asked()

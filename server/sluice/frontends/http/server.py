@@ -1,9 +1,10 @@
 """The HTTP server's life: listen, stop accepting, finish, close.
 
 Stopping loses no request that can be kept. First the listening socket goes; connections the kernel had already
-completed are taken in before. From then on every answer carries `Connection: close`, so a busy client is told on its
-next request. A connection that stays silent is closed only after a quiet moment and only if nothing lies unread in its
-socket: what remains is a request that is on the wire at that instant, which no HTTP/1.1 server can save.
+completed are taken in before, and none is completed meanwhile. From then on every answer carries `Connection: close`,
+so a busy client is told on its next request. A connection that stays silent is closed only after a quiet moment and
+only if nothing lies unread in its socket: what remains is a request that is on the wire at that instant, which no
+HTTP/1.1 server can save.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sluice.errors import ConfigError, system_reason
 from sluice.frontends.http.api import Api
 from sluice.frontends.http.crowd import Connections
 from sluice.frontends.http.protocol import Connection
+from sluice.frontends.listening import begin_no_more
 
 if TYPE_CHECKING:
     from sluice.config.settings import Server
@@ -59,8 +61,10 @@ class HttpServer:
         """Close the listening socket; connections that exist are served on, each until its next answer."""
         if self._server is None or self._connections.closing:
             return
+        assert self._socket is not None
         self._connections.closing = True
-        self._accept_the_last()
+        begin_no_more(self._socket)
+        self._accept_the_last(self._socket)
         self._server.close()
 
     async def close(self, grace: float) -> None:
@@ -78,13 +82,12 @@ class HttpServer:
     def _connection(self) -> Connection:
         return Connection(self._connections)
 
-    def _accept_the_last(self) -> None:
+    def _accept_the_last(self, listener: socket.socket) -> None:
         """Take in the connections whose handshake is over, which closing the listening socket would reset."""
-        assert self._socket is not None
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = self._socket.accept()
+                accepted, _ = listener.accept()
             except OSError:
                 return
             accepted.setblocking(False)

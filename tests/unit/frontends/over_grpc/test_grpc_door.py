@@ -39,7 +39,7 @@ def house() -> Iterator[House]:
 
 async def test_nobody_new_comes_in(house: House) -> None:
     client, server = house.connect()
-    house.door.close()
+    await house.door.close()
     with pytest.raises(ConnectionRefusedError):
         house.connect()
     server.sendall(b"still here")
@@ -153,7 +153,7 @@ async def test_other_sockets_are_left_alone(house: House) -> None:
     try:
         client, server = other.connect()
         server.sendall(SETTINGS)
-        house.door.close()
+        await house.door.close()
         await house.door.asked()
         other.connect()
         server.sendall(b"end")
