@@ -11,8 +11,8 @@ from sluice.cli.packages import needs
 from sluice.cli.progress import progress
 
 _SOURCE = (
-    "A version's directory, a package, or an ONNX file: a path, or an address at https:// or http://; "
-    "or hf://ORGANISATION/NAME."
+    "A version's directory, a package, or an ONNX file: a path, or an address at https://, http://, s3://, gs:// "
+    "or az://; or hf://ORGANISATION/NAME."
 )
 
 
