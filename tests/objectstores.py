@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Protocol, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 NODE_MODULES = Path(__file__).parents[1] / ".venvs" / "stores" / "node_modules"
 BUCKET = "models"
@@ -49,7 +50,7 @@ class Proxy:
     def stretches(self) -> list[tuple[str, str]]:
         """The objects and ranges that were asked for."""
         return [
-            (path.partition("?")[0].rpartition("/")[2], asked)
+            (unquote(path.partition("?")[0]).rpartition("/")[2], asked)
             for method, path, headers in self.requests
             if method == "GET" and (asked := _range(headers))
         ]
@@ -305,19 +306,21 @@ class Google:
 
 @contextmanager
 def google_server() -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as free:  # it does not tell which one it takes
+        port = str(free.getsockname()[1])
     command = [
         sys.executable,
         "-m",
         "gcp_storage_emulator",
         "start",
+        "--in-memory",
         "--host",
         "127.0.0.1",
         "--port",
-        "0",
-        "--in-memory",
+        port,
     ]
-    with running(command, r"http://127\.0\.0\.1:\d+") as url:
-        yield url
+    with running(command, "All services started"):
+        yield f"http://127.0.0.1:{port}"
 
 
 @dataclass(frozen=True)

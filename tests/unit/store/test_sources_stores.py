@@ -25,6 +25,9 @@ from sluice.store.sources import Means, Wanted, pull
 QUICK = Rules(timeout=5, attempts=3, pause=0.001, part=50_000)
 SECRETS = ("AKIDFORTESTS", "a-secret-of-tests", "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq")
 
+# Azure's library leaves connections to be collected whose answers broke off.
+BREAKS = pytest.mark.filterwarnings("ignore:Unclosed connection:ResourceWarning")
+
 
 @pytest.fixture(scope="module", params=[scheme for scheme in SERVERS if not missing(scheme)])
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, str]]:
@@ -154,6 +157,8 @@ def test_a_bare_model_is_sealed(store: ObjectStore, version: Path, wanted: Wante
 
 
 def test_an_object_may_be_empty_and_is_no_model_then(store: ObjectStore, wanted: Wanted, means: Means) -> None:
+    if store.scheme == "gs":
+        pytest.skip("the emulator takes no empty objects")
     store.put("small.sluice", b"")
     with pytest.raises(ModelError, match=r"/small\.sluice: is neither a package nor an ONNX file"):
         pull(f"{store.scheme}://{BUCKET}/small.sluice", wanted, means)
@@ -179,6 +184,7 @@ def test_a_wrong_sha256_is_refused_and_not_kept(
     assert means.cache.size() == 0
 
 
+@BREAKS
 @pytest.mark.parametrize("kind", ["cuts", "stalls"])
 def test_a_broken_part_is_asked_for_again(
     kind: str, store: ObjectStore, package: bytes, wanted: Wanted, means: Means
@@ -190,6 +196,7 @@ def test_a_broken_part_is_asked_for_again(
     assert len(asked) > len(set(asked))
 
 
+@BREAKS
 def test_the_next_pull_goes_on_where_the_last_one_gave_up(
     store: ObjectStore, package: bytes, wanted: Wanted, means: Means
 ) -> None:  # fmt: skip
@@ -382,6 +389,7 @@ def test_a_directory_that_changes_while_it_is_downloaded_is_refused(
     nothing_is_there(wanted)
 
 
+@BREAKS
 def test_a_broken_directory_goes_on_where_it_was(
     store: ObjectStore, directory: str, wanted: Wanted, means: Means
 ) -> None:  # fmt: skip
@@ -400,14 +408,16 @@ def test_a_broken_directory_goes_on_where_it_was(
 
 
 def test_marks_of_directories_are_no_files(store: ObjectStore, directory: str, wanted: Wanted, means: Means) -> None:
-    if store.scheme == "az":
-        pytest.skip("its names do not end so")
+    if store.scheme != "s3":
+        pytest.skip("the emulators have none such")
     store.put("small/1/", b"")
     store.put("small/1/texts/", b"")
     check(pull(directory, wanted, means), wanted)
 
 
 def test_a_name_that_no_version_can_have_is_refused(store: ObjectStore, wanted: Wanted, means: Means) -> None:
+    if store.scheme == "az":
+        pytest.skip("takes a backslash for a slash")
     store.put("bad/1/model.onnx", b"x")
     store.put("bad/1/with\\slash", b"x")
     with pytest.raises(ModelError, match="without control characters and backslashes"):
@@ -477,7 +487,8 @@ def test_what_is_no_address_is_said(source: str, why: str, wanted: Wanted, means
 def test_a_missing_package_is_named(
     scheme: str, package: str, wanted: Wanted, means: Means, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    monkeypatch.setitem(sys.modules, package, None)
+    for name in (package, f"{package}.core"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModelError, match=rf"'{package}', which is not installed; pip install 'sluice\[{scheme}\]'"):
         pull(f"{scheme}://bucket/small.sluice", wanted, means)
 
