@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -405,6 +408,57 @@ def test_a_broken_directory_goes_on_where_it_was(
     store.proxy.before, store.proxy.cuts = lambda number: None, []
     check(pull(directory, wanted, means), wanted)
     assert brought > 4
+
+
+@pytest.mark.parametrize("kind", ["parts of an object", "objects of a directory"])
+def test_several_are_read_at_a_time(
+    kind: str, store: ObjectStore, package: bytes, directory: str, wanted: Wanted, means: Means
+) -> None:  # fmt: skip
+    both = threading.Barrier(2, timeout=30)
+    first = 1 if kind == "parts of an object" else 2  # after the manifest
+
+    def meet(number: int) -> None:
+        if number in (first, first + 1):
+            both.wait()
+
+    store.proxy.before = meet
+    source = f"{store.scheme}://{BUCKET}/packages/small.sluice" if first == 1 else directory
+    check(pull(source, wanted, means), wanted)
+
+
+def test_two_pulls_of_one_directory_share_a_download(
+    store: ObjectStore, directory: str, wanted: Wanted, means: Means
+) -> None:  # fmt: skip
+    with ThreadPoolExecutor(3) as pool:
+        tasks = [pool.submit(pull, directory, replace(wanted, name=name), means) for name in "abc"]
+        assert all(task.result().is_new for task in tasks)
+    asked = store.proxy.stretches
+    assert len(asked) == len(set(asked))
+    assert sorted(os.listdir(wanted.models)) == ["a", "b", "c"]
+
+
+def test_a_pull_that_is_killed_leaves_no_version_and_is_continued(
+    store: ObjectStore, directory: str, wanted: Wanted, means: Means
+) -> None:  # fmt: skip
+    reached = threading.Event()
+
+    def hold(number: int) -> None:
+        if number == 5:
+            store.proxy.stalls = [0] * 10
+            reached.set()
+
+    store.proxy.before = hold
+    command = [sys.executable, "-m", "sluice.cli.main", "pull", directory, "--repository", str(wanted.models)]
+    environment = os.environ | {"SLUICE_CACHE": str(means.cache.directory)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert reached.wait(60)
+        process.kill()
+    nothing_is_there(wanted)
+    store.proxy.before, store.proxy.stalls = lambda number: None, []
+    asked = len(store.proxy.stretches)
+    check(pull(directory, wanted, means), wanted)
+    assert len(store.proxy.stretches) > asked
+    assert "manifest.toml" not in {name for name, _ in store.proxy.stretches[asked:]}
 
 
 def test_marks_of_directories_are_no_files(store: ObjectStore, directory: str, wanted: Wanted, means: Means) -> None:
