@@ -8,6 +8,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -26,10 +27,17 @@ NODE_MODULES = Path(__file__).parents[1] / ".venvs" / "stores" / "node_modules"
 BUCKET = "models"
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        return None  # clients that go away
+
+
 class Proxy:
     """Passes requests on; everything about it can be set while it runs."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, certificate: tuple[Path, Path] | None = None) -> None:
         self.target = urlsplit(target).netloc
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.statuses: list[int] = []  # answered first, one per request
@@ -39,12 +47,18 @@ class Proxy:
         self.before: Callable[[int], None] = lambda number: None  # is told the how many-th stretch is asked for
         self._ended = threading.Event()
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._scheme = "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            self._scheme = "https"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
 
     @property
     def url(self) -> str:
-        return f"http://localhost:{self._server.server_port}"
+        return f"{self._scheme}://localhost:{self._server.server_port}"
 
     @property
     def stretches(self) -> list[tuple[str, str]]:
@@ -56,7 +70,6 @@ class Proxy:
         ]
 
     def __enter__(self) -> Self:
-        self._server.daemon_threads = False
         self._thread.start()
         return self
 
@@ -116,7 +129,8 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
         def _answer(self, headers: dict[str, str], most: int | None) -> None:
             connection = http.client.HTTPConnection(proxy.target, timeout=30)
             try:
-                connection.request(self.command, self.path, headers=headers)
+                path = re.sub(r"^http://[^/]*", "", self.path)  # as proxies are asked
+                connection.request(self.command, path, headers=headers)
                 response = connection.getresponse()
                 body = response.read()
             finally:

@@ -119,7 +119,7 @@ class Store:
 
     def _answer(self, method: str, path: str, **options: Any) -> Any:
         """What the library answers; where it finds no credentials it is asked again without."""
-        system, is_nobody = None, False
+        system, is_nobody = None, self._is_nobody
         try:
             system, is_nobody = self._connected()
             return self._result(getattr(system, method)(path, **options), system.loop)

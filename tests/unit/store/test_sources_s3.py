@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,3 +115,44 @@ def test_a_host_that_is_not_there_is_said(wanted: Wanted, means: Means, monkeypa
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.invalid:9000")
     with pytest.raises(ModelError, match=r"small\.onnx: there is no host of the store's name|gave up after 2 attempts"):
         pull(SOURCE, wanted, means)
+
+
+def test_the_proxy_of_the_environment_is_used(
+    store: S3, wanted: Wanted, means: Means, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDONE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("http_proxy", store.proxy.url)
+    assert pull(SOURCE, wanted, means).is_new
+    assert {path.partition("/small")[0] for _, path, _ in store.proxy.requests} == {"http://127.0.0.1:9/models"}
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+def test_stores_must_be_trusted(
+    server: str, store: S3, wanted: Wanted, means: Means, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificate = self_signed(tmp_path)
+    with Proxy(server, certificate) as secure:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", secure.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDONE")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        with pytest.raises(ModelError, match=r"small\.onnx: the store's certificate is not trusted"):
+            pull(SOURCE, wanted, means)
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+        assert pull(SOURCE, wanted, means).is_new
+
+
+def self_signed(place: Path) -> tuple[Path, Path]:
+    """A certificate for localhost, and its key."""
+    certificate, key = place / "certificate.pem", place / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return certificate, key
