@@ -34,10 +34,9 @@ def connect(scheme: str, timeout: float, is_nobody: bool) -> Any:
     try:
         library = importlib.import_module(kind.place or kind.module)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != kind.module:
-            raise
+        package = (error.name or kind.module).partition(".")[0]
         raise ModelError(
-            f"{scheme}:// needs the package '{kind.module}', which is not installed; pip install 'sluice[{scheme}]'"
+            f"{scheme}:// needs the package '{package}', which is not installed; pip install 'sluice[{scheme}]'"
         ) from error
     for logger in (kind.module, "azure"):  # errors are ours to tell, once and without what may be secret
         logging.getLogger(logger).setLevel(logging.CRITICAL + 1)

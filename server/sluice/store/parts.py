@@ -69,11 +69,11 @@ class Parts:
     def below(self, address: Address) -> dict[str, Object]:
         return self._patiently(address, lambda: self._store.below(address.path))
 
-    def bringing(self, address: Address) -> Bring:
-        """How the cache gets the object, unless it is in the state that is known."""
+    def bringing(self, address: Address, known: Object | None = None) -> Bring:
+        """How the cache gets the object, unless it is in the state that the cache has; `known` if it was just found."""
 
         def bring(place: Path, validator: str) -> Downloaded | None:
-            found = self.look(address)
+            found = known or self.look(address)
             if found is None:
                 raise ModelError(f"{address}: is a directory, not a file")
             if validator and found.validator == validator:

@@ -222,16 +222,13 @@ def _store(source: str, wanted: Wanted, means: Means) -> Placed:
     with Store(address.scheme, rules.timeout) as store, Parts(store, rules, means.progress) as parts:
         if sha256 and address.is_directory:
             raise ModelError(f"{address}/: #sha256= is what a file should be; a directory's manifest says it of each")
-        if not address.is_directory and (sha256 or _is_object(address, parts, means)):
-            with fetched(str(address), str(address), sha256, means, parts.bringing(address)) as path:
+        is_file = not address.is_directory
+        found = parts.look(address) if is_file and not (sha256 or means.offline) else None
+        is_noted = means.offline and is_file and means.cache.address(key_of(str(address))) is not None
+        if sha256 or found or is_noted:
+            with fetched(str(address), str(address), sha256, means, parts.bringing(address, found)) as path:
                 return _fetched_file(path, PurePosixPath(address.path).name, wanted, str(address), means)
         return _tree(address, wanted, parts, means)
-
-
-def _is_object(address: objects.Address, parts: Parts, means: Means) -> bool:
-    if means.offline:
-        return means.cache.address(key_of(str(address))) is not None
-    return parts.look(address) is not None
 
 
 def _tree(address: objects.Address, wanted: Wanted, parts: Parts, means: Means) -> Placed:

@@ -497,6 +497,12 @@ def test_what_is_no_version_is_said(
     nothing_is_there(wanted)
 
 
+def test_a_directory_has_no_sha256(store: ObjectStore, directory: str, wanted: Wanted, means: Means) -> None:
+    with pytest.raises(ModelError, match="/small/1: is a directory, not a file"):
+        pull(f"{directory}#sha256={'0' * 64}", wanted, means)
+    nothing_is_there(wanted)
+
+
 @pytest.mark.parametrize("name", ["nowhere/small.sluice", "nowhere/1/"])
 def test_a_bucket_that_is_not_there_is_said(name: str, store: ObjectStore, wanted: Wanted, means: Means) -> None:
     with pytest.raises(ModelError, match=rf"{store.scheme}://no-such-bucket.*: there is no"):
