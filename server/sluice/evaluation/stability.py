@@ -166,11 +166,14 @@ class Stability:
         return self._of_rows(name, self._wish, [row], "")
 
     def _of_rows(self, name: str, otherwise: str, rows: Sequence[Row], what: str) -> Check:
-        try:
-            samples = data.dataset(self._files, self._spec, rows, name).samples
-        except EvaluationError as error:  # such as a text without tokens, which nobody can ask for
-            return Check(name, NOTED, error.message)
-        return self._judge(name, otherwise, samples, what)
+        samples: list[Sample] = []
+        refused = ""
+        for row in rows:
+            try:
+                samples += data.dataset(self._files, self._spec, [row], name).samples
+            except EvaluationError as error:  # such as a text without tokens, which nobody can ask for
+                refused = error.message
+        return self._judge(name, otherwise, samples, what) if samples else Check(name, NOTED, refused)
 
     def _judge(self, name: str, otherwise: str, samples: Sequence[Sample], what: str = "") -> Check:
         for sample in samples:
