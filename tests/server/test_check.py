@@ -11,7 +11,7 @@ import graphs
 import numpy as np
 from onnx import TensorProto, helper
 
-NAN_FOR_LONG = '''
+NAN_FOR_LONG = """
 import numpy
 
 
@@ -21,7 +21,7 @@ class Model:
 
     def run(self, inputs):
         return {"y": inputs["x"] / (32 - inputs["x"].shape[1])}
-'''
+"""
 
 
 def check(repository: Path, *flags: str) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -33,7 +33,7 @@ def check(repository: Path, *flags: str) -> tuple[int, dict[str, dict[str, Any]]
 
 def test_outputs_that_are_no_numbers_fail_a_version(tmp_path: Path) -> None:
     encoders.encoder(tmp_path, name="good")
-    encoders.encoder(tmp_path, name="spoiled", vectors=encoders.spoiled("ba"))
+    encoders.encoder(tmp_path, name="spoiled", vectors=encoders.spoiled(encoders.WORDS[10]))
     unbounded = encoders.table()
     unbounded[7] = np.inf
     encoders.encoder(tmp_path, name="unbounded", vectors=unbounded)
@@ -83,10 +83,11 @@ def test_a_python_model_is_looked_at_where_it_may_run(tmp_path: Path) -> None:
     (model / "1" / "model.py").write_text(NAN_FOR_LONG)
     tensor = 'datatype = "FP32"\nshape = [-1, -1]\nbatch_axis = 0\nsequence_axis = 1\n'
     (model / "model.toml").write_text(f'[[input]]\nname = "x"\n{tensor}[[output]]\nname = "y"\n{tensor}')
-    code, rows = check(tmp_path, "--python-directories", str(tmp_path))
+    code, rows = check(tmp_path, "--python-directory", str(tmp_path))
     assert code == 1
-    assert "output 'y' has 32 infinite of 32 values for ordinary input (a warm-up request of length 32)" in (
-        rows["ratio"]["reason"]
+    assert (
+        "output 'y' has 32 infinite of 32 values for ordinary input (a warm-up request of length 32)"
+        in (rows["ratio"]["reason"])
     )
 
 

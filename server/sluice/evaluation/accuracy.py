@@ -2,14 +2,14 @@
 
 What can be measured follows from what the output is:
 
-| the output is    | as of             | by labels                                        | against another version         |
-|------------------|-------------------|--------------------------------------------------|---------------------------------|
-| an embedding     | an encoder        | spearman of pairs; accuracy, f1 by the neighbour | cosine, neighbours              |
-| classes          | a classifier      | accuracy, f1                                     | cosine, agreement               |
-| a score          | a cross-encoder   | spearman                                         | cosine of all, order            |
-| a value          | a label, a text   | accuracy, f1                                     | agreement                       |
-| classes of tokens| a tagger          |                                                  | cosine, agreement               |
-| something else   |                   |                                                  | cosine                          |
+| the output is     | by labels                                        | against another version |
+|-------------------|--------------------------------------------------|-------------------------|
+| an embedding      | spearman of pairs; accuracy, f1 by the neighbour | cosine, neighbours      |
+| classes           | accuracy, f1                                     | cosine, agreement       |
+| a score           | spearman                                         | cosine of all, order    |
+| a value           | accuracy, f1                                     | agreement               |
+| classes of tokens |                                                  | cosine, agreement       |
+| something else    |                                                  | cosine                  |
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ AGAINST = {
 
 
 def main_output(spec: ModelSpec, wanted: str = "") -> TensorSpec:
-    """The output that is measured: the one asked for, else the first of those that a request gets that has fractions."""
+    """The output that is measured: the one asked for, else the first that a request gets and that has fractions."""
     if wanted:
         if wanted not in spec.output_by_name:
             raise EvaluationError(f"output '{wanted}': {did_you_mean(wanted, spec.output_by_name)}")

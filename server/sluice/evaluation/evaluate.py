@@ -17,7 +17,7 @@ import numpy as np
 from sluice.errors import InvalidRequest, ModelFailed
 from sluice.evaluation import accuracy, data
 from sluice.evaluation.accuracy import Kind
-from sluice.evaluation.data import SYNTHETIC, Dataset, EvaluationError, Row
+from sluice.evaluation.data import COUNT, SYNTHETIC, Dataset, EvaluationError, Row
 from sluice.evaluation.runner import Allowed, Runner, opened, trusted
 from sluice.evaluation.stability import FAILED, OK, Batching, Check, Stability, trouble
 from sluice.spec import ModelSpec, TensorSpec
@@ -38,7 +38,7 @@ class Asked:
     """What the evaluation shall be on, and what it requires."""
 
     data: Path | None = None  # None: made-up input
-    samples: int = data.COUNT  # at most
+    samples: int = COUNT  # at most
     seed: int = 0
     output: str = ""  # measured; "" = the first that a request gets
     task: str = ""  # "" = as the manifest says, else as the output looks
@@ -105,9 +105,7 @@ def rounded(value: float) -> float:
     return round(value, _DIGITS)
 
 
-def evaluate(
-    files: VersionFiles, against: VersionFiles | None, asked: Asked, allowed: Allowed, steps: Steps
-) -> Report:
+def evaluate(files: VersionFiles, against: VersionFiles | None, asked: Asked, allowed: Allowed, steps: Steps) -> Report:
     """Compute everything that can be said of a version; nothing is written."""
     rows = data.read(asked.data, asked.samples) if asked.data is not None else []
     _check_bounds(asked, against, rows)

@@ -1,4 +1,4 @@
-"""Whether a version that workers hold answers ordinary input with numbers: what `sluice check` asks beyond loading it."""
+"""Whether a version that workers hold answers ordinary input with numbers, which `sluice check` asks of each."""
 
 from __future__ import annotations
 

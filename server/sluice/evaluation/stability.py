@@ -1,8 +1,8 @@
 """Whether a version's answers are numbers, whatever it is given, and the same alone, in a batch and the next time.
 
-A check that a server's clients rely on fails the version: ordinary, empty and longest inputs and strange texts give finite
-numbers. The others are noted: a picture of nothing but zeros may be a division by zero to an honest model, and what a batch
-changes the server finds out and avoids by itself.
+A check that a server's clients rely on fails the version: ordinary, empty and longest inputs and strange texts give
+finite numbers. The others are noted: a picture of nothing but zeros may be a division by zero to an honest model, and
+what a batch changes the server finds out and avoids by itself.
 """
 
 from __future__ import annotations
@@ -121,14 +121,16 @@ class Stability:
             return None
         row = self._made_up(texts.LONGEST // 16)
         zeros = {name: np.zeros_like(array) for name, array in row.inputs.items() if array.dtype.kind in "biuf"}
-        return self._wished("nothing but zeros", Row(inputs=row.inputs | zeros, place="zeros")) if zeros else None
+        return self._wished("nothing but zeros", Row(inputs={**row.inputs, **zeros}, place="zeros")) if zeros else None
 
     def large(self) -> Check | None:
         row = self._made_up(texts.LONGEST // 16)
         large = {name: array * _LARGE for name, array in row.inputs.items() if array.dtype.kind == "f"}
         if not large:
             return None
-        return self._wished("large values", Row(inputs=row.inputs | large, place=f"values {_LARGE:g} times ordinary"))
+        return self._wished(
+            "large values", Row(inputs={**row.inputs, **large}, place=f"values {_LARGE:g} times ordinary")
+        )
 
     def masked(self, sample: Sample) -> Check | None:
         """A row of which nothing is to be looked at."""
@@ -212,12 +214,12 @@ class Stability:
         return Batching(Padding.NEVER, difference, Check("in a batch", NOTED, why))
 
     def _for_a_batch(self, dataset: Dataset) -> list[Sample]:
-        """Some of different lengths that a batch may hold, short ones first."""
-        batches = self._runner.plan(dataset.samples, 1 << 60, padded=True)
-        largest = max(batches, key=len)
-        shown = largest[: len(largest) * 3 // 4 + 1]  # without giants
-        step = max(1, len(shown) // _IN_BATCH)
-        return [dataset.samples[index] for index in shown[::step][:_IN_BATCH]]
+        """Some of different lengths that may share a batch, short ones first, without giants."""
+        shapes = self._runner.shapes(dataset.samples[0])
+        alike = [sample for sample in dataset.samples if self._runner.shapes(sample) == shapes]
+        ordered = sorted(alike, key=lambda sample: sample.length)[: len(alike) * 3 // 4 + 1]
+        count = min(_IN_BATCH, len(ordered))
+        return [ordered[index * len(ordered) // count] for index in range(count)]
 
     def _changed(self, samples: Sequence[Sample]) -> tuple[float, str]:
         try:

@@ -83,7 +83,7 @@ class Tokenizer:
         path = files.directory / FILE
         if not path.is_file():
             raise ModelError(
-                f"{files.model}/{files.version}: there is no {FILE}, which would turn texts into {spec.inputs[0].name}; "
+                f"{files.model}/{files.version}: there is no {FILE}, which turns texts into {spec.inputs[0].name}; "
                 f"put the tokenizer's file there, or give the model's inputs instead of texts"
             )
         try:

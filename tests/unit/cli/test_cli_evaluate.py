@@ -133,9 +133,10 @@ def test_what_is_asked_wrongly_is_one_line(
 
 def test_a_wrong_row_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('"ba"\n{"txt": "be"}\n')
-    assert "error: rows.jsonl, line 2: txt: did you mean 'text'?" in done(
-        capsys, "words", "--data", "rows.jsonl", code=1
-    ).err
+    assert (
+        "error: rows.jsonl, line 2: txt: did you mean 'text'?"
+        in done(capsys, "words", "--data", "rows.jsonl", code=1).err
+    )
 
 
 def test_what_a_server_would_refuse_is_refused(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
@@ -143,4 +144,4 @@ def test_what_a_server_would_refuse_is_refused(capsys: pytest.CaptureFixture[str
     assert "words/2 is not what its manifest says: tokenizer.json is changed" in done(capsys, "words/2", code=1).err
     graphs.python_echo(repository)
     assert "models.python_directories" in done(capsys, "echo", code=1).err
-    assert "passed" in done(capsys, "echo", "--python-directories", "models").out
+    assert "passed" in done(capsys, "echo", "--python-directory", "models").out

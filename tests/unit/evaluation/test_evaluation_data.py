@@ -88,9 +88,9 @@ def test_a_wrong_row_is_named(tmp_path: Path, line: Any, error: str) -> None:
 
 
 def test_a_file_without_rows_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="rows.jsonl: is empty"):
+    with pytest.raises(EvaluationError, match=r"rows.jsonl: is empty"):
         data.read(write(tmp_path / "rows.jsonl", ""))
-    with pytest.raises(EvaluationError, match="missing.jsonl: cannot be read: No such file"):
+    with pytest.raises(EvaluationError, match=r"missing.jsonl: cannot be read: No such file"):
         data.read(tmp_path / "missing.jsonl")
 
 
@@ -109,7 +109,12 @@ def test_pairs_apart_are_two_samples_each(words: VersionFiles) -> None:
     made = data.dataset(words, spec_of(words), rows, "here", apart=True)
     assert made.apart
     assert made.labels == (1, 0)
-    assert [encoders.VOCABULARY[sample.inputs["input_ids"][0, 1]] for sample in made.samples] == ["ba", "be", "bi", "bo"]
+    assert [encoders.VOCABULARY[sample.inputs["input_ids"][0, 1]] for sample in made.samples] == [
+        "ba",
+        "be",
+        "bi",
+        "bo",
+    ]
     with pytest.raises(EvaluationError, match="line 2: has no pair"):
         data.dataset(words, spec_of(words), [rows[0], Row("ba", place="line 2")], "here", apart=True)
     assert not data.dataset(words, spec_of(words), [Row("ba")], "here", apart=True).apart
