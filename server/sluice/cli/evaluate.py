@@ -27,7 +27,7 @@ def evaluate(
     ],
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="VERSION", help="Compare with it: N, an alias, or another NAME[/N]."),
+        typer.Option("--against", metavar="VERSION", help="Compare with it: N, an alias, NAME, or NAME/N."),
     ] = None,
     data: Annotated[
         Path | None,

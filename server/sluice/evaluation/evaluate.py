@@ -30,6 +30,7 @@ Steps = Callable[[str, int, int], None]  # what is being done, how much of it is
 PREFIX = "evaluation."
 PASSED = "passed"
 _SHOWN = 3  # samples named that gave no numbers
+_MOST_KEPT = 1 << 30  # bytes of answers to compare
 _DIGITS = 6
 
 
@@ -117,7 +118,8 @@ def evaluate(files: VersionFiles, against: VersionFiles | None, asked: Asked, al
         rows = rows or data.made_up(files, runner.spec, asked.samples, asked.seed)
         task = asked.task or (said.task if said is not None else "")
         dataset = _dataset(files, runner.spec, rows, asked, task)
-        answers, ordinary = _answers(runner, dataset, output, steps)
+        compared = against is not None or dataset.labelled
+        answers, ordinary = _answers(runner, dataset, output, compared, steps)
         kind = accuracy.kind_of(output, answers, task) if answers else Kind.OTHER
         measures = accuracy.right(kind, output, answers, dataset) if answers else {}
         steps("stability", 0, 1)
@@ -153,10 +155,14 @@ def _dataset(files: VersionFiles, spec: ModelSpec, rows: Sequence[Row], asked: A
     return data.dataset(files, spec, rows, name, apart=apart)
 
 
-def _answers(runner: Runner, dataset: Dataset, output: TensorSpec, steps: Steps) -> tuple[list[Array], Check]:
-    """What the model answers, and whether that is numbers; no answers if it fails at one."""
+def _answers(
+    runner: Runner, dataset: Dataset, output: TensorSpec, compared: bool, steps: Steps
+) -> tuple[list[Array], Check]:
+    """What the model answers, and whether that is numbers; no answers if it fails at one. Of what is not compared
+    with anything only the shapes are kept."""
     answers: list[Array] = []
     troubles: list[str] = []
+    size = 0
     names = dict.fromkeys((*runner.names(every=True), output.name))
     for number, sample in enumerate(dataset.samples):
         steps("samples", number, len(dataset.samples))
@@ -171,7 +177,12 @@ def _answers(runner: Runner, dataset: Dataset, output: TensorSpec, steps: Steps)
             return [], Check("ordinary input", FAILED, error.message)
         if found := trouble(outputs):
             troubles.append(f"{found} ({sample.place})")
-        answers.append(outputs[output.name])
+        answer = outputs[output.name]
+        answers.append(answer if compared else np.broadcast_to(answer.dtype.type(), answer.shape))
+        size += answer.nbytes if compared else 0
+        if size > _MOST_KEPT:
+            why = f"the first {len(answers)} samples give more than {_MOST_KEPT >> 20} MiB to compare"
+            raise EvaluationError(f"output '{output.name}': {why}; evaluate fewer --samples, or another --output")
     steps("samples", len(dataset.samples), len(dataset.samples))
     if not troubles:
         return answers, Check("ordinary input", OK, f"{len(answers)} samples: all finite")

@@ -228,7 +228,8 @@ class Stability:
         except (InvalidRequest, ModelFailed) as error:
             return float("inf"), error.message
         difference, name = max((_largest(*pair) for pair in zip(alone, together, strict=True)), default=(0.0, ""))
-        return difference, f"output '{name}' differs by {difference:.2g} beside others"
+        changed = f"output '{name}' differs by {difference:.2g} beside others"
+        return difference, changed if difference else "the same answers beside others"
 
 
 def _largest(expected: Outputs, found: Outputs) -> tuple[float, str]:

@@ -98,6 +98,23 @@ def test_a_signature_is_not_broken_unasked(capsys: pytest.CaptureFixture[str], r
     assert (directory / "manifest.toml").read_bytes() == before
 
 
+def test_help_explains_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--help"]) == 0
+    printed = capsys.readouterr().out
+    for option in (
+        "--against",
+        "--data",
+        "--samples",
+        "--min-accuracy",
+        "--min",
+        "--strict",
+        "--force",
+        "--json",
+        "-r",
+    ):
+        assert f"{option} " in printed
+
+
 def test_no_write_leaves_the_manifest(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
     before = (repository / "words" / "1" / "manifest.toml").read_bytes()
     done(capsys, "words/1", "--no-write")

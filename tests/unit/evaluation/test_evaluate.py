@@ -179,6 +179,37 @@ def test_a_cross_encoder_is_given_both_texts_at_once(tmp_path: Path) -> None:
     assert report.passed
 
 
+def test_classes_of_tokens_are_compared_one_by_one(tmp_path: Path) -> None:
+    for version, vectors in (("1", encoders.table()), ("2", encoders.table(0.01)), ("3", -encoders.table())):
+        path = tmp_path / "tags" / version / "model.onnx"
+        nodes = [helper.make_node("Gather", ["table", "input_ids"], ["logits"], axis=0)]
+        ports = [
+            graphs.value("input_ids", "INT64", ["batch", "sequence"]),
+            graphs.value("logits", "FP32", ["batch", "sequence", encoders.WIDTH]),
+        ]
+        graphs.save(path, nodes, ports[:1], ports[1:], {"table": vectors})
+        encoders.tokenizer(path.parent)
+    near = run(tmp_path, "tags", USUAL, "1", "2")
+    assert near.kind == "classes of tokens"
+    assert 0.95 < near.measures["agreement"] <= 1
+    assert near.measures["cosine_min"] > 0.99
+    far = run(tmp_path, "tags", Asked(samples=60, least_accuracy=0.5), "1", "3")
+    assert far.measures == pytest.approx({"agreement": 0.0, "cosine_mean": -1.0, "cosine_min": -1.0})
+    assert list(far.short) == ["agreement"]
+    path = write(tmp_path / "rows", {"text": "ba", "label": 1})
+    with pytest.raises(EvaluationError, match="labels say nothing of output 'logits', which is classes of tokens"):
+        run(tmp_path, "tags", Asked(data=path))
+
+
+def test_the_task_decides_what_an_output_is(tmp_path: Path) -> None:
+    directory = encoders.encoder(tmp_path, classes=3)
+    assert run(tmp_path, "words", Asked(samples=5)).kind == "classes"
+    assert run(tmp_path, "words", Asked(samples=5, task="embedding")).kind == "embedding"
+    manifest.seal(directory, task="embedding")
+    assert run(tmp_path, "words", Asked(samples=5)).kind == "embedding"
+    assert run(tmp_path, "words", Asked(samples=5, task="rerank")).kind == "classes"
+
+
 def test_values_and_texts_agree_or_do_not(tmp_path: Path) -> None:
     graphs.tagger(tmp_path, "tagger", "1", 2)
     graphs.tagger(tmp_path, "tagger", "2", 3)
