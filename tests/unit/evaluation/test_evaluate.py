@@ -318,3 +318,42 @@ def test_what_is_found_is_written_and_replaced(tmp_path: Path) -> None:
     manifest.seal(directory)
     with pytest.raises(ModelError, match="was sealed anew while it was evaluated"):
         record.write(directory, report)
+
+
+def test_a_version_that_fails_cannot_be_compared_with(tmp_path: Path) -> None:
+    for version, number in (("1", "7"), ("2", "8")):
+        graphs.python_model(tmp_path, "echo", graphs.PYTHON_MODEL.replace("666", number), version=version)
+    path = write(tmp_path / "rows", {"inputs": {"x": [7]}})
+    with pytest.raises(EvaluationError, match=r"echo/1 cannot be compared with: rows, line 1: the model raised"):
+        run(tmp_path, "echo", Asked(data=path), "1", "2")
+
+
+def test_an_output_too_large_to_keep_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoders.encoder(tmp_path)
+    monkeypatch.setattr("sluice.evaluation.evaluate._MOST_KEPT", 100)
+    assert run(tmp_path, "words").passed  # nothing is compared, nothing kept
+    with pytest.raises(EvaluationError, match=r"4 samples give more than .* fewer --samples"):
+        run(tmp_path, "words", against="1")
+
+
+SENTENCES = (
+    ("A man is playing the guitar.", "Someone plays a guitar.", 4.6),
+    ("The cat sleeps on the sofa.", "A cat is sleeping on the couch.", 4.7),
+    ("Two children run through the park.", "Kids are running in a park.", 4.5),
+    ("The train to Berlin is late.", "Our train was delayed.", 3.0),
+    ("She cooks dinner for her friends.", "A woman prepares a meal.", 3.3),
+    ("The shop opens at nine.", "The shop closes at nine.", 2.4),
+    ("A dog barks at the postman.", "The postman brings a letter.", 1.8),
+    ("He reads a book about history.", "The river is frozen in winter.", 0.2),
+    ("The price of oil went up.", "A girl paints the fence.", 0.0),
+)
+
+
+def test_the_demo_model_knows_what_sentences_mean(tmp_path: Path) -> None:
+    repository = Path(__file__).parents[3] / "models"
+    if not (repository / "minilm" / "1" / "model.onnx").exists():
+        pytest.skip("the demo model is not prepared: `make serve` or `sluice import demo` does it")
+    rows = [{"text": first, "pair": second, "label": label} for first, second, label in SENTENCES]
+    report = run(repository, "minilm", Asked(data=write(tmp_path / "rows", *rows), least_accuracy=0.6))
+    assert report.passed, report.short
+    assert set(results(report).values()) == {"ok"}
