@@ -1,6 +1,7 @@
 """`sluice check` refuses what answers ordinary input with anything but numbers."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +25,15 @@ class Model:
 """
 
 
-def check(repository: Path, *flags: str) -> tuple[int, dict[str, dict[str, Any]]]:
-    command = [sys.executable, "-W", "ignore", "-m", "sluice.cli.main", "check", "-r", str(repository), "--json"]
-    done = subprocess.run([*command, "--workers", "1", *flags], capture_output=True, text=True, timeout=120)
+def sluice(*words: str, path: str = "") -> "subprocess.CompletedProcess[str]":
+    paths = [path, os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(each for each in paths if each)}
+    command = [sys.executable, "-W", "ignore", "-m", "sluice.cli.main", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def check(repository: Path, *flags: str, path: str = "") -> tuple[int, dict[str, dict[str, Any]]]:
+    done = sluice("check", "-r", str(repository), "--json", "--workers", "1", *flags, path=path)
     assert done.stdout, done.stderr
     return done.returncode, {row["name"]: row for row in json.loads(done.stdout)}
 
@@ -99,3 +106,27 @@ def test_what_the_operator_sends_to_warm_it_is_ordinary(tmp_path: Path) -> None:
         '[[warm_up.input]]\nname = "attention_mask"\ndatatype = "INT64"\nshape = [4]\n'
     )
     assert check(tmp_path)[0] == 0
+
+
+def test_no_tokenizer_is_needed(tmp_path: Path) -> None:
+    """Made-up tokens do where texts cannot be made: the package is not installed, or the file is damaged."""
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    (absent / "tokenizers.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'tokenizers'\", name='tokenizers')"
+    )
+    models = tmp_path / "models"
+    encoders.encoder(models, name="good")
+    encoders.encoder(models, name="spoiled", vectors=encoders.spoiled(encoders.WORDS[0]))
+    encoders.encoder(models, name="damaged")
+    (models / "damaged" / "1" / "tokenizer.json").write_text("{}")
+    for path in ("", str(absent)):
+        code, rows = check(models, path=path)
+        assert code == 1
+        assert {name: row["ok"] for name, row in rows.items()} == {"good": True, "spoiled": False, "damaged": True}
+    done = sluice("evaluate", "good", "-r", str(models), path=str(absent))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[:2] == [
+        "error: the package 'tokenizers' is not installed",
+        "hint: pip install 'sluice[import]'",
+    ]
