@@ -31,6 +31,7 @@ _STRANGE = (
     "[MASK] <mask> [PAD] <pad> </s>",
 )
 _LARGE = 1000.0  # times ordinary
+_SPREAD = 250  # tokens of the vocabulary
 _IN_BATCH = 8  # samples compared alone and in one batch
 _SEED = 4
 
@@ -77,7 +78,8 @@ class Stability:
 
     def checks(self, dataset: Dataset) -> list[Check]:
         """All but what ordinary input gives, and what a batch changes."""
-        looks: list[Callable[[], Check | None]] = [self.empty, self.longest, self.strange, self.zeros, self.large]
+        looks: list[Callable[[], Check | None]] = [self.empty, self.longest, self.strange, self.vocabulary]
+        looks += [self.zeros, self.large]
         looks += [lambda: self.masked(dataset.samples[0]), lambda: self.again(dataset.samples[0])]
         return [check for look in looks if (check := look()) is not None]
 
@@ -113,6 +115,14 @@ class Stability:
             return None
         rows = [Row(text, place=f"the text {text[:8]!r}…") for text in _STRANGE]
         return self._required("strange texts", rows, f"{len(rows)} texts")
+
+    def vocabulary(self) -> Check | None:
+        """Tokens that few texts have: a table that is shorter than the vocabulary ends before the last."""
+        if not self._tokens:
+            return None
+        inputs, count = texts.Tokenizer(self._files, self._spec).spread(_SPREAD)
+        sample = Sample(inputs, count)
+        return self._judge("all over the vocabulary", FAILED, [sample], f"{count} tokens")
 
     # Inputs that are noted.
 

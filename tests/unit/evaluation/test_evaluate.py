@@ -44,6 +44,7 @@ def test_a_good_encoder_passes_everything(tmp_path: Path) -> None:
         "empty text": "ok",
         "longest input": "ok",
         "strange texts": "ok",
+        "all over the vocabulary": "ok",
         "all masked out": "noted",  # a mean of nothing
         "the same again": "ok",
         "in a batch": "ok",
@@ -73,6 +74,15 @@ def test_what_only_an_unknown_word_shows_is_found(tmp_path: Path) -> None:
     assert results(report)["strange texts"] == "failed"
     assert "infinite" in details(report)["strange texts"]
     assert not report.passed
+
+
+def test_a_table_that_is_shorter_than_the_vocabulary_fails(tmp_path: Path) -> None:
+    encoders.encoder(tmp_path, vectors=encoders.table()[:-1])
+    path = write(tmp_path / "rows", '"ba be bi"')
+    report = run(tmp_path, "words", Asked(data=path))
+    assert not report.passed
+    assert results(report)["ordinary input"] == results(report)["strange texts"] == "ok"
+    assert details(report)["all over the vocabulary"].startswith("refused: the model refuses this input")
 
 
 def test_near_versions_and_far_ones(tmp_path: Path) -> None:
