@@ -119,7 +119,8 @@ def _print(report: "Report") -> None:
         rows.append((_called(name, report), result, f"{value:.6g}{bound}"))
     print_table((f"{report.model}/{report.version}", "result", "detail"), rows)
     sealed = "" if report.digest else ", not sealed"
-    print(f"\n{report.verdict}: {report.samples} samples of {report.data}, output '{report.output}'{sealed}")
+    told = f"{report.samples} samples of {report.data}, output '{report.output}' ({report.kind})"
+    print(f"\n{report.verdict}: {told}{sealed}")
 
 
 def _called(name: str, report: "Report") -> str:

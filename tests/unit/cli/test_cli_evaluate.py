@@ -40,7 +40,7 @@ def test_the_latest_version_is_evaluated_and_written(capsys: pytest.CaptureFixtu
     assert lines["words/2"].split() == ["words/2", "result", "detail"]
     assert " ok " in lines["ordinary input"]
     assert lines["cosine_mean against words/1"].endswith("at least 0.9")
-    assert printed.out.splitlines()[-1] == "passed: 30 samples of synthetic, output 'embedding'"
+    assert printed.out.splitlines()[-1] == "passed: 30 samples of synthetic, output 'embedding' (embedding)"
     found = metrics(repository / "words" / "2")
     assert found["verdict"] == "passed"
     assert found["against"] == "words/1"

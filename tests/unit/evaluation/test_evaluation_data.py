@@ -149,6 +149,36 @@ def test_made_up_texts_are_of_the_vocabulary_and_the_same_each_time(words: Versi
     assert lengths[-1] == 64
 
 
+@pytest.mark.parametrize("kind", ["bytes", "pieces", "parts"])
+def test_every_kind_of_tokenizer_makes_texts(words: VersionFiles, kind: str) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    corpus = [" ".join(encoders.WORDS[at : at + 12]) for at in range(80)] + ["größer 漢字 naïve"] * 3
+    if kind == "bytes":  # as GPT-2, RoBERTa
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+        trainer: Any = trainers.BpeTrainer(vocab_size=400, show_progress=False)
+    elif kind == "pieces":  # as XLM-R, T5
+        made = Tokenizer(models.Unigram())
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=160, show_progress=False, unk_token="<unk>", special_tokens=["<unk>"]
+        )
+    else:  # as BERT
+        made = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        made.pre_tokenizer, made.decoder = pre_tokenizers.Whitespace(), decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(vocab_size=160, show_progress=False, special_tokens=["[UNK]"])
+    made.train_from_iterator(corpus, trainer)
+    made.save(str(words.directory / "tokenizer.json"))
+    spec = spec_of(words)
+    rows = data.made_up(words, spec, 100)
+    assert len({row.text for row in rows}) > 90
+    assert all(row.text and row.text.replace(" ", "").isalpha() for row in rows)
+    lengths = sorted(sample.length for sample in data.dataset(words, spec, rows, "here").samples)
+    assert 15 < lengths[50] < 60
+    assert lengths[0] >= 1
+
+
 def test_made_up_tensors_fit_the_model(tmp_path: Path) -> None:
     kinds = ("FP32", "FP16", "BF16", "FP64", "INT8", "UINT8", "INT64", "BOOL", "BYTES")
     for kind in kinds:
