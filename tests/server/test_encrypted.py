@@ -126,7 +126,7 @@ def test_neither_keys_nor_weights_show(start_server: StartServer, models: Path) 
     for process in processes:
         assert int(Path(f"/proc/{process.pid}/coredump_filter").read_text(), 16) == 0
         files = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir() if link.is_symlink()]
-        assert not [file for file in files if "sluice-model" in file or "weights" in file]
+        assert not [file for file in files if "sluice-model" in file or "weights.bin" in file]
         assert "model.onnx" not in Path(f"/proc/{process.pid}/maps").read_text()
 
 

@@ -78,7 +78,10 @@ class Keys:
 
     def get(self, key_id: str) -> Key | None:
         if key_id not in self._known:
-            self._known |= {key.id: key for key in self._all()}
+            for key in self._all():
+                self._known[key.id] = key
+                if key.id == key_id:  # what is wrong behind it matters to nobody
+                    break
         return self._known.get(key_id)
 
     def find(self, key_id: str, shown: str) -> Key:

@@ -43,6 +43,8 @@ def test_several_are_found_by_their_ids(tmp_path: Path) -> None:
         assert keys.first().id == Key(SECOND).id
         for secret in (FIRST, SECOND):
             assert keys.find(Key(secret).id, "model.onnx").derive(b"salt") == Key(secret).derive(b"salt")
+    # What is wrong behind it harms no key.
+    assert Keys(f"{BASE64},nonsense", tmp_path / "none").find(Key(FIRST).id, "model.onnx")
     # One that was added later is found, and one that was seen is kept.
     keys = Keys("", file)
     assert keys.find(Key(FIRST).id, "model.onnx")
