@@ -27,8 +27,8 @@ class Decrypted:
 
 @contextmanager
 def decrypted(source: Source) -> Iterator[Decrypted]:
-    """The graph is in an anonymous file, since onnxruntime copies bytes, and its Python class keeps them for ever: MiniLM,
-    of 86 MiB, then takes 227 MiB and 319 at most, against 116 and 198 (and the file, while it loads) by way of one."""
+    """The graph is in an anonymous file, since onnxruntime copies bytes, and its Python class keeps them for ever:
+    MiniLM, of 86 MiB, then takes 227 MiB and 319 at most, and by way of a file 116, 198 and the file while it loads."""
     keep_out_of_dumps()
     with ExitStack() as stack:
         descriptor = os.memfd_create("sluice-model", os.MFD_CLOEXEC)

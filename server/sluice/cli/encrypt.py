@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sluice.cli.console import CommandError
 from sluice.cli.options import LoadedSettings
 from sluice.cli.places import version_directory
 from sluice.cli.progress import progress, size_text
@@ -66,6 +67,8 @@ def _package(directory: Path, keys: "Keys", output: Path) -> None:
     from sluice.store import encrypting, packing
 
     folder = output if output.is_dir() else output.parent
+    if not folder.is_dir():
+        raise CommandError(f"{folder}: there is no such directory", "make it, or choose another place for --output")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".encrypting-") as temporary:
         with progress() as report:
             done = encrypting.encrypt(directory, Path(temporary), keys, None, report)

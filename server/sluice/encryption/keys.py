@@ -7,11 +7,16 @@ import binascii
 import contextlib
 import hashlib
 import hmac
+import logging
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sluice.errors import ModelError, system_reason
+
+log = logging.getLogger("sluice.store")
 
 VARIABLE = "SLUICE_MODEL_KEY"
 FILE_VARIABLE = "SLUICE_MODELS__KEY_FILE"  # the setting models.key_file, for commands that read no other settings
@@ -53,6 +58,7 @@ class Keys:
         self._text = text
         self._file = file
         self._known: dict[str, Key] = {}
+        self._warned = False
 
     @classmethod
     def given(cls, environment: Mapping[str, str], file: Path | None = None) -> Keys:
@@ -91,7 +97,7 @@ class Keys:
             return key
         if not self._known:
             raise ModelError(f"{shown}: is encrypted with the key {key_id}, and no key is given: {_HOW}")
-        there = ", ".join(self._known)
+        there = ", ".join(tuple(self._known))
         raise ModelError(f"{shown}: is encrypted with the key {key_id}; those given are {there}")
 
     def _all(self) -> Iterator[Key]:
@@ -105,11 +111,15 @@ class Keys:
         place = f"models.key_file: {path}"
         try:
             with path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
                 content = file.read(_LARGEST_FILE + 1)
         except OSError as error:
             raise ModelError(f"{place}: cannot be read: {system_reason(error)}") from error
         if len(content) > _LARGEST_FILE:
             raise ModelError(f"{place}: is larger than {_LARGEST_FILE} bytes; {_FORM}")
+        if mode & stat.S_IROTH and not self._warned:
+            self._warned = True
+            log.warning("%s: everybody on this machine can read it; chmod 600 %s", place, path)
         found = False
         for number, line in enumerate(content.decode("utf-8", "replace").splitlines(), 1):
             word = line.partition("#")[0].strip()

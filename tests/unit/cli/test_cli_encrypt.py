@@ -87,6 +87,7 @@ def test_a_package_is_made_at_once(capsys: pytest.CaptureFixture[str], models: P
     printed(capsys, "unpack", "other.sluice")
     assert (models / "lookup" / "2" / "weights.bin").read_bytes().startswith(MAGIC)
     assert "it exists" in refused(capsys, "encrypt", "lookup/1", "-o", "other.sluice")
+    assert "nowhere: there is no such directory" in refused(capsys, "encrypt", "lookup/1", "-o", "nowhere/a.sluice")
 
 
 def test_keys_come_from_a_file_as_well(

@@ -2,10 +2,12 @@
 
 import io
 import os
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,6 +145,23 @@ def test_a_later_format_is_told(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_not_written(size: int) -> None:
     with pytest.raises(ModelError, match="was written to while it was read"):
         write(iter([content(100)]), size, io.BytesIO(), NAME, KEY, SALT)
+
+
+def test_the_form_is_what_the_documentation_says(tmp_path: Path) -> None:
+    """Made here as docs/encryption.md tells, so that files of today can be read for ever."""
+
+    def hkdf(secret: bytes, salt: bytes, info: bytes) -> bytes:
+        return HKDF(hashes.SHA256(), 32, salt, info).derive(secret)
+
+    secret, name, plain = bytes(range(32)), NAME.encode(), content(65536 + 5)
+    version_salt, file_salt = os.urandom(32), os.urandom(16)
+    header = bytes.fromhex("89 53 4C 55 49 43 45 0A") + b"\x01\0"
+    header += len(name).to_bytes(2) + (65536).to_bytes(4) + len(plain).to_bytes(8)
+    header += sha256(b"sluice model key id\0" + secret).digest()[:8] + version_salt + file_salt + name
+    key = hkdf(hkdf(secret, version_salt, b"sluice model version 1"), file_salt, b"sluice model file 1" + header)
+    first = AESGCM(key).encrypt(bytes(12), plain[:65536], None)
+    last = AESGCM(key).encrypt(bytes(3) + (1).to_bytes(8) + b"\x01", plain[65536:], None)
+    assert decrypted(tmp_path / "file", header + first + last) == plain
 
 
 def test_keys_are_derived_as_the_standard_says() -> None:

@@ -87,6 +87,21 @@ def test_what_is_no_key_is_told_and_not_shown(tmp_path: Path) -> None:
         assert "SECRET" not in error.value.message
 
 
+@pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o640, 0), (0o644, 1)])
+def test_a_file_that_everybody_can_read_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warnings: int
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(BASE64)
+    file.chmod(mode)
+    keys = Keys("", file)
+    for _ in range(3):
+        keys.first()
+        assert keys.get("00") is None
+    assert caplog.text.count("everybody on this machine can read it; chmod 600") == warnings
+    assert BASE64 not in caplog.text
+
+
 def test_nothing_that_is_printed_tells_a_key() -> None:
     keys = Keys(BASE64)
     shown = f"{keys.first()!r} {keys.find(Key(FIRST).id, '')} {keys!r} {vars(Key).keys()}"
