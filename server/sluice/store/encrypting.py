@@ -75,7 +75,8 @@ def decrypt(
 def _remake(
     directory: Path, models: Path, keys: Keys, key: Key | None, number: str | None, progress: Progress
 ) -> Remade:  # fmt: skip
-    place = f"{directory.absolute().parent.name}/{directory.name}"
+    directory = directory.absolute()
+    place = f"{directory.parent.name}/{directory.name}"
     sealed = manifest.read(directory)
     content = sealed or manifest.examine(directory, keys)
     if sealed:
@@ -89,7 +90,7 @@ def _remake(
         raise ModelError(f"{place}: is encrypted with the key {key.id} already; the first key given is what encrypts")
     names = [entry.path for entry in content.files]
     weights, divided = _weights(directory, names, place, keys)
-    task = _Task(directory.absolute(), content, weights, divided, keys, key, progress)
+    task = _Task(directory, content, weights, divided, keys, key, progress)
     name = _model_name(directory, models, content)
     placed = placing.place(models, name, number, lambda staging, target: _make(task, staging))
     return Remade(placed, weights, tuple(name for name in names if name not in weights))

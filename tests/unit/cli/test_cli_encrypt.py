@@ -2,6 +2,9 @@
 
 import base64
 import json
+import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import graphs
@@ -88,6 +91,17 @@ def test_a_package_is_made_at_once(capsys: pytest.CaptureFixture[str], models: P
     assert (models / "lookup" / "2" / "weights.bin").read_bytes().startswith(MAGIC)
     assert "it exists" in refused(capsys, "encrypt", "lookup/1", "-o", "other.sluice")
     assert "nowhere: there is no such directory" in refused(capsys, "encrypt", "lookup/1", "-o", "nowhere/a.sluice")
+
+
+def test_a_disk_without_room_leaves_nothing_behind(models: Path) -> None:
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+
+    command = [sys.executable, "-m", "sluice.cli.main", "encrypt", "lookup"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=little_room)
+    assert done.returncode == 1
+    assert "cannot be written or read: File too large" in done.stderr
+    assert [path.name for path in (models / "lookup").iterdir()] == ["1"]
 
 
 def test_keys_come_from_a_file_as_well(
