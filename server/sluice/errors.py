@@ -14,6 +14,7 @@ SluiceError
 │   └── Cancelled           the sender went away
 ├── ServerError             we: a good request that could not be answered
 │   ├── NotReady            the version exists but is not live
+│   │   └── Moved           it waited while workers changed over: to be routed again, and seen by no client
 │   ├── Overloaded          cannot be answered in time with what waits already
 │   ├── QueueFull           the queue's bound is reached
 │   ├── QueueTimeout        waited longer than its queue timeout
@@ -96,6 +97,10 @@ class ServerError(SluiceError):
 
 class NotReady(ServerError):
     reason = "not_ready"
+
+
+class Moved(NotReady):
+    reason = "moved"
 
 
 class Overloaded(ServerError):
