@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,9 @@ from sluice.replacing import Replacer, Room
 from sluice.store import aliases, overlay, repository
 from sluice.store.aliases import Change
 from sluice.store.repository import Finding
-from sluice.store.watching import Changed, Watch
-from sluice.telemetry.complaints import Complaint
 from sluice.telemetry.statistics import ModelStatistics
-from sluice.versions import READY, UNAVAILABLE, Route, Status, Versions, full_name
+from sluice.tracking import Tracker
+from sluice.versions import READY, UNAVAILABLE, Route, Status, Versions
 from sluice.workers.pool import Pool
 from sluice.workers.worker import State
 
@@ -54,14 +52,19 @@ class Catalog:
         self._inventory = Inventory(self._versions)
         self._replacer = Replacer(models, loader)
         self._follower = Follower(self._versions, loader, self._replacer)
-        self._watch = Watch(models.repository)
+        self._tracker = Tracker(models, self._versions, self._follower)
         self._watching: asyncio.Task[None] | None = None
-        self._blind = Complaint(log)
-        self._left_alone: set[str] = set()  # models that clients unloaded, or loaded otherwise than they lie on disk
-        self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
-        self.short_of_memory = ""  # why nothing is loaded for a while
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
         loader.notify = self._follower.notify = lambda: self.notify()
+
+    @property
+    def short_of_memory(self) -> str:
+        """Why nothing is loaded for a while; empty while anything may be."""
+        return self._tracker.paused
+
+    @short_of_memory.setter
+    def short_of_memory(self, reason: str) -> None:
+        self._tracker.paused = reason
 
     @property
     def follower(self) -> Follower:
@@ -161,7 +164,7 @@ class Catalog:
     async def load_all(self) -> None:
         """Load what the settings name; what cannot be loaded is left in the index with its reason."""
         if self._settings.watch:  # before the files are looked at: what changes from here on is seen
-            await asyncio.to_thread(self._watch.begin)
+            await asyncio.to_thread(self._tracker.begin)
         try:
             findings = await asyncio.to_thread(repository.scan, self._settings.repository)
         except ModelError as error:
@@ -173,7 +176,7 @@ class Catalog:
                 log.error("model '%s' is not in the repository %s", name, self._settings.repository)
             findings = [found[name] for name in self._settings.load if name in found]
         await asyncio.gather(*(self._load_at_start(finding) for finding in findings))
-        self._report_fallbacks()
+        self._follower.report_fallbacks()
         for finding in findings:
             self._report_production(finding.name)
 
@@ -201,11 +204,11 @@ class Catalog:
                 finding = await asyncio.to_thread(repository.find, directory, name, config)
                 if config is not None and finding.settings is None:  # what one client sent says nothing about the model
                     raise ModelError(f"failed to load '{name}': {'; '.join(reason for _, reason in finding.problems)}")
-                (self._left_alone.discard if config is None else self._left_alone.add)(name)
+                (self._tracker.follow_again if config is None else self._tracker.leave_alone)(name)
                 problems = await self._follower.apply(finding)
             finally:
                 await self._follower.drop_overlays(name)
-                self._report_fallbacks()
+                self._follower.report_fallbacks()
         if problems:
             raise ModelError(f"failed to load '{name}': {'; '.join(problems)}")
 
@@ -218,17 +221,11 @@ class Catalog:
         async with self._follower.lock(name):
             if name not in self._models:
                 if self._versions.on_disk(name):
-                    self._left_alone.add(name)
+                    self._tracker.leave_alone(name)
                     return
                 raise UnknownModel(f"failed to unload '{name}': the model is not known")
-            self._left_alone.add(name)
-            await self._retire_all(name)
-
-    async def _retire_all(self, name: str) -> None:
-        self._versions.forget_default(name)
-        await asyncio.gather(*(self._follower.retire(name, number) for number in list(self._models[name])))
-        await self._follower.drop_overlays(name)
-        self._report_fallbacks()
+            self._tracker.leave_alone(name)
+            await self._follower.retire_all(name)
 
     # Promoting.
 
@@ -271,14 +268,14 @@ class Catalog:
 
     async def _follow_aliases(self, name: str) -> None:
         """They were changed: requests go where they say at once; the rest is tidying up."""
-        self._left_alone.discard(name)
+        self._tracker.follow_again(name)
         self._versions.name_them(name, await asyncio.to_thread(aliases.read, self._directory(name)))
         self._versions.choose_default(name)
         self.notify()
         await self._follower.settle(name)
-        problems = await self._apply(name)
+        problems = await self._tracker.apply(name)
         await self._follower.drop_overlays(name)
-        self._report_fallbacks()
+        self._follower.report_fallbacks()
         if problems:  # of others: what the change is about is live
             log.warning("model '%s': %s", name, "; ".join(problems))
 
@@ -292,7 +289,7 @@ class Catalog:
         async with self._follower.lock(name):
             change = await asyncio.to_thread(aliases.remove, directory, alias, by, reason)
             log.info("model '%s': version %s is %s no more, by %s", name, change.before, alias, by or "nobody known")
-            if name in self._models and name not in self._left_alone:
+            if name in self._models and self._tracker.is_followed(name):
                 await self._follow_aliases(name)
         return change
 
@@ -307,71 +304,7 @@ class Catalog:
             raise UnknownModel(f"Request for unknown model: '{name}' is not found")
         return self._settings.repository / name
 
-    async def _apply(self, name: str) -> list[str]:
-        """Follow what lies on disk, but for what is still being copied there, or failed before and has not changed."""
-        unfinished = self._watch.unfinished(name)
-        live = {number for number, status in self._models.get(name, {}).items() if status.version is not None}
-        hidden = {number: reason for number, reason in unfinished.items() if number not in live}
-        finding = await asyncio.to_thread(repository.find, self._settings.repository, name, unfinished=hidden.keys())
-        told = tuple((number, reason) for number, reason in hidden.items() if reason)
-        finding = replace(finding, problems=(*finding.problems, *told))
-        return await self._follower.apply(finding, again=False, leave=unfinished.keys() & live)
-
-    # Following the directory.
-
-    async def watch(self) -> None:
-        """Until cancelled: look whether the repository's files have changed and come to rest."""
-        while True:
-            await asyncio.sleep(self._settings.watch)
-            if self.short_of_memory:
-                continue  # what has changed is still to be seen later
-            try:
-                changes = await asyncio.to_thread(self._watch.look)
-            except OSError as error:
-                self._blind.raised(f"the repository {self._settings.repository} cannot be watched: {error}")
-                continue
-            self._blind.over("the repository can be watched again")
-            for change in changes:
-                if self._is_followed(change.name):
-                    self._follower.in_background(self._follow(change))
-
-    def _is_followed(self, name: str) -> bool:
-        wanted = "*" in self._settings.load or name in self._settings.load or name in self._models
-        return wanted and name not in self._left_alone
-
-    async def _follow(self, change: Changed) -> None:
-        name = change.name
-        try:
-            async with self._follower.lock(name):
-                if not self._is_followed(name):
-                    return
-                if change.gone:
-                    await self._forget(name)
-                    return
-                log.info("model '%s' has changed in the repository", name)
-                await self._apply(name)
-                self._report_fallbacks()
-        except UnknownModel:  # gone since: it will be seen
-            return
-        except Exception:
-            log.exception("model '%s' cannot follow its files", name)
-
-    async def _forget(self, name: str) -> None:
-        if name in self._models:
-            log.info("model '%s' is not in the repository any more: it is unloaded", name)
-            await self._retire_all(name)
-            self._versions.forget(name)
-            self.notify()
-
     # What is said, and the end.
-
-    def _report_fallbacks(self) -> None:
-        """Say what is wrong with them, once everything that shall be loaded is."""
-        troubles = {full_name(one): self._versions.stand_in(one).trouble for one in self._versions.all_live()}
-        for name, trouble in troubles.items():
-            if trouble and trouble != self._troubles.get(name):
-                log.warning("model '%s': %s", name, trouble)
-        self._troubles = troubles
 
     def _report_production(self, name: str) -> None:
         """Another version may answer quite otherwise: that it takes over is for somebody to decide, who is told how."""
@@ -396,7 +329,7 @@ class Catalog:
     def start(self) -> None:
         """Follow the directory from now on, if the settings say so."""
         if self._settings.watch:
-            self._watching = asyncio.get_running_loop().create_task(self.watch())
+            self._watching = asyncio.get_running_loop().create_task(self._tracker.watch())
 
     async def remember(self) -> None:
         """Keep what was learned of the live versions for the next start."""

@@ -20,7 +20,7 @@ from sluice.loading import Loader, Version, fingerprint_of
 from sluice.replacing import Replacement, Replacer
 from sluice.store import aliases
 from sluice.store.repository import Finding, VersionFiles
-from sluice.versions import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, Status, Versions
+from sluice.versions import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, Status, Versions, full_name
 
 log = logging.getLogger("sluice.catalog")
 
@@ -38,7 +38,8 @@ class Follower:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._overlays: dict[str, list[Path]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._pending: dict[str, Replacement] = {}  # by model: brought up in turn, and not in its place yet
+        self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
+        self._pending: dict[str, list[Replacement]] = {}  # by model: brought up in turn, and not in their places yet
         self.failed: Callable[[str], None] = lambda name: None  # called whenever a version cannot be brought up
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
 
@@ -110,21 +111,24 @@ class Follower:
         ]
         new = [files.version for files in finding.versions if not self._is_live(files.version, finding.name)]
         spare = _only_the_way_back(finding.aliases)
-        chosen = []
+        chosen, failed = [], []
         for files in finding.versions:
-            if files.version == spare and not await self._spare_wanted(files):
+            if files.version in leave or (files.version == spare and not await self._spare_wanted(files)):
                 continue
-            if files.version in leave or (not again and await self._failed_before(files)):
-                continue
-            chosen.append(files)
+            if not again and (reason := await self._failed_before(files)):
+                failed.append(reason)
+            else:
+                chosen.append(files)
         places = {new[-1]: leaving} if new else {}  # several at once cannot have the same place
-        return list(await asyncio.gather(*(self.bring_up(files, places.get(files.version, ())) for files in chosen)))
+        tried = await asyncio.gather(*(self.bring_up(files, places.get(files.version, ())) for files in chosen))
+        return [*failed, *tried]
 
-    async def _failed_before(self, files: VersionFiles) -> bool:
+    async def _failed_before(self, files: VersionFiles) -> str:
+        """Why it could not be brought up as it is; empty if that has not been tried."""
         status = self._models[files.model].get(files.version)
         if status is None or status.version is not None or status.tried is None:
-            return False
-        return bool(status.tried == await asyncio.to_thread(_tried, files))
+            return ""
+        return status.reason if status.tried == await asyncio.to_thread(_tried, files) else ""
 
     def _is_live(self, number: str, name: str) -> bool:
         status = self._models[name].get(number)
@@ -171,7 +175,7 @@ class Follower:
         statuses[files.version] = Status(READY, version=version)
         self._versions.choose_default(files.model)
         if replacement.in_turn:
-            self._pending[files.model] = replacement
+            self._pending.setdefault(files.model, []).append(replacement)
             if at_once:
                 self._give_way(files.model, replacement)
         elif replaced is not None:
@@ -195,6 +199,13 @@ class Follower:
     async def _drain_replaced(self, version: Version) -> None:
         await self._loader.drain(version)
         await self.drop_overlays(version.spec.name)
+
+    async def retire_all(self, name: str) -> None:
+        """Take a model out of service."""
+        self._versions.forget_default(name)
+        await asyncio.gather(*(self.retire(name, number) for number in list(self._models[name])))
+        await self.drop_overlays(name)
+        self.report_fallbacks()
 
     async def retire(self, name: str, number: str) -> None:
         """Take a version out of service and forget what it held."""
@@ -222,34 +233,41 @@ class Follower:
 
     async def settle(self, name: str) -> None:
         """What made room leaves, whatever it is called, and the rest of its workers follow."""
-        replacement = self._pending.pop(name, None)
-        if replacement is None:
-            return
-        self._give_way(name, replacement)
+        for replacement in self._pending.pop(name, ()):
+            self._give_way(name, replacement)
+            for version in replacement.leaving:
+                await self._make_room(name, version)
+            await self._replacer.finish(replacement)
+
+    async def _make_room(self, name: str, version: Version) -> None:
         statuses = self._models[name]
-        for version in replacement.leaving:
-            status = statuses.get(version.number)
-            if status is None or status.version is not version:  # its number is another's, or it has left already
-                await self._drain_replaced(version)
-                continue
-            await self.retire(name, version.number)
-            if version.number in self._versions.aliases(name).values():
-                statuses[version.number] = _way(name)
-        await self._replacer.finish(replacement)
+        status = statuses.get(version.number)
+        if status is None or status.version is not version:  # its number is another's, or it has left already
+            await self._drain_replaced(version)
+            return
+        await self.retire(name, version.number)
+        if version.number in self._versions.aliases(name).values():
+            statuses[version.number] = _way(name)
 
     async def undo(self, name: str) -> None:
         """What was brought up in turn leaves again, and what made room for it is back."""
-        replacement = self._pending.pop(name, None)
-        if replacement is None:
-            return
-        statuses, number = self._models[name], replacement.version.number
-        back = next((version for version in replacement.leaving if version.number == number), None)
-        statuses[number] = Status(READY, version=back) if back is not None else Status(UNLOADING)
-        self._versions.choose_default(name)
-        await self._replacer.undo(replacement)
-        if back is None:
-            statuses[number] = Status(UNAVAILABLE, UNLOADED)
-        self.notify()
+        for replacement in self._pending.pop(name, ()):
+            statuses, number = self._models[name], replacement.version.number
+            back = next((version for version in replacement.leaving if version.number == number), None)
+            statuses[number] = Status(READY, version=back) if back is not None else Status(UNLOADING)
+            self._versions.choose_default(name)
+            await self._replacer.undo(replacement)
+            if back is None:
+                statuses[number] = Status(UNAVAILABLE, UNLOADED)
+            self.notify()
+
+    def report_fallbacks(self) -> None:
+        """Say what is wrong with them, once everything that shall be loaded is."""
+        troubles = {full_name(one): self._versions.stand_in(one).trouble for one in self._versions.all_live()}
+        for name, trouble in troubles.items():
+            if trouble and trouble != self._troubles.get(name):
+                log.warning("model '%s': %s", name, trouble)
+        self._troubles = troubles
 
     # Files that came with load requests.
 
@@ -279,7 +297,7 @@ class Follower:
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for replacement in self._pending.values():
+        for replacement in itertools.chain.from_iterable(self._pending.values()):
             replacement.let_in()
         self.remove_files()
 

@@ -30,7 +30,7 @@ from sluice.scheduler.steps import EXACT, Learned, Steps
 from sluice.spec import ModelSpec, Padding, Signature
 from sluice.store import inspection, learned, manifest, python_policy
 from sluice.store.axes import build_spec, signature_from_settings
-from sluice.store.contents import Hashes, files_of, is_beside
+from sluice.store.contents import Hashes, is_beside
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
 from sluice.telemetry.record import Record, VersionRecord
@@ -47,11 +47,6 @@ _T = TypeVar("_T")
 # that runs all kinds of shapes of up to 1024 tokens takes 250 MiB beside its models; a GPU needs far more to be busy.
 DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 DEFAULT_BATCH_ROWS = {"cpu": 64, "cuda": 512}
-
-# The target when nobody sets one: so many times what the longest request takes alone, and at least what a person
-# notices.
-TARGET_MULTIPLE = 10
-LEAST_TARGET = 0.1
 
 # A version is given up when workers died so often while nothing else was loaded.
 _LOADED_ALONE = 3
@@ -210,14 +205,14 @@ class Loader:
             # Whoever loads something else meanwhile grows as well.
             alone = alone and self._begun == number
             held = max(0, running[0].held() - before) if alone else 0
-            size = await asyncio.to_thread(size_of, files.directory)
+            size = await asyncio.to_thread(files.size)
         except BaseException:
             for worker in running:
                 worker.unload(key)
             raise
         taken_over = old is not None and not old.record.closed
         record = old.record if taken_over and old else self._record.version(files.model, files.version)
-        target = settings.target_latency or self._limits.target_latency or _default_target(cost, spec, longest)
+        target = settings.target_latency or self._limits.target_latency or costing.usual_target(cost, spec, longest)
         policy: Policy[Entry] = Policy(cost, target, bounds, self._steps(spec, longest))
         policy.shares = self._limits.shares
         lane = Lane(key, spec, self._queue_limits(settings), record, policy)
@@ -360,12 +355,6 @@ class Loader:
         version.record.close()
 
 
-def _default_target(cost: Cost, spec: ModelSpec, longest: int) -> float:
-    """Two digits, so that it is the same at most starts and easy to say."""
-    alone = cost.seconds(1, longest if spec.has_sequence else 1)
-    return max(LEAST_TARGET, float(f"{TARGET_MULTIPLE * alone:.2g}"))
-
-
 async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
     """Every result, or the first error once all have ended, so that nothing goes on behind a failed load."""
     outcomes = await asyncio.gather(*awaitables, return_exceptions=True)
@@ -403,11 +392,3 @@ def fingerprint_of(files: VersionFiles) -> object:
     except OSError:
         seen = []
     return files.settings, files.directory, seen
-
-
-def size_of(directory: Path) -> int:
-    """Bytes of a version's files."""
-    try:
-        return sum((directory / name).stat().st_size for name in files_of(directory))
-    except (ModelError, OSError):
-        return 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from sluice.config import settings as config
 from sluice.errors import ModelError, SluiceError
-from sluice.loading import Loader, Place, Version, fingerprint_of, size_of
+from sluice.loading import Loader, Place, Version, fingerprint_of
 from sluice.store.repository import VersionFiles
 from sluice.workers.worker import Resident, State, Worker
 
@@ -55,6 +55,7 @@ class Replacer:
     def __init__(self, models: config.Models, loader: Loader) -> None:
         self._mode = models.replace
         self._loader = loader
+        self._one = asyncio.Lock()  # what is replaced in turn is replaced one after the other
         self.room: Room | None = None  # bytes that may still be taken; None = nobody counts them
 
     async def load(
@@ -74,7 +75,8 @@ class Replacer:
         if not reason:
             return Replacement(await self._loader.load(files, fingerprint, old))
         log.info("model '%s' version %s replaces %s in turn: %s", files.model, files.version, _names(leaving), reason)
-        return await self._in_turn(files, fingerprint, old, leaving)
+        async with self._one:
+            return await self._in_turn(files, fingerprint, old, leaving)
 
     async def keeps_both(self, files: VersionFiles) -> bool:
         """Whether a version that nobody asks now may be brought up, for the case that it is wanted back."""
@@ -93,7 +95,7 @@ class Replacer:
     async def _short_of(self, files: VersionFiles, like: Sequence[Version]) -> str:
         if self.room is None:
             return ""
-        size = await asyncio.to_thread(size_of, files.directory)
+        size = await asyncio.to_thread(files.size)
         share = max((one.held / one.size for one in like if one.held and one.size >= _TELLING), default=USUAL_SHARE)
         workers = len(like[0].workers) if like else files.settings.instances or len(self._loader.choose(files.settings))
         needed, room = int(size * (share * workers + 1)), await self.room()

@@ -115,6 +115,18 @@ async def test_a_version_that_failed_is_tried_again_when_it_changes(
         assert await factor(app) == 20
 
 
+async def test_what_fails_again_takes_nothing_from_what_serves(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, factor=10)
+    async with opened() as app:
+        graphs.tagger(tmp_path, version="2").write_bytes(b"nothing of the kind")
+        expected = {("tagger", "1"): "READY", ("tagger", "2"): "UNAVAILABLE"}
+        await become(app, expected)
+        await app.catalog.promote("tagger", "staging", "1", "")
+        await app.catalog.remove_alias("tagger", "staging", "")
+        assert states(app) == expected
+        assert await factor(app) == 10
+
+
 async def test_what_is_half_there_is_not_touched_and_said(
     opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"frontends"},
     {"engine"},
     {"catalog"},
+    {"tracking"},
     {"following", "inventory"},
     {"versions", "replacing"},
     {"loading"},

@@ -203,6 +203,20 @@ async def test_settings_can_change_in_turn(opened: Opened, model: Path) -> None:
         assert await factor(app) == 10
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_settings_of_several_versions_change_in_turn(opened: Opened, model: Path, workers: int) -> None:
+    graphs.tagger(model.parent, version="2", factor=20)
+    (model / "model.toml").write_text('[versions]\npolicy = "all"\n')
+    async with opened(workers) as app:
+        async with asked(app) as answers:
+            (model / "model.toml").write_text('max_batch_rows = 3\n[versions]\npolicy = "all"\n')
+            await app.catalog.load("tagger")
+        assert set(answers) == {20}
+        assert [await factor(app, number) for number in ("1", "2")] == [10, 20]
+        assert [holding(app, number) for number in ("1", "2")] == [workers] * 2
+        assert {len(worker.serving) for worker in app.pool.workers} == {2}
+
+
 async def test_who_waits_meanwhile_keeps_to_its_deadline(opened: Opened, model: Path) -> None:
     async with opened() as app:
         version = app.catalog.live("tagger")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sluice.errors import ModelError, UnknownModel
 from sluice.store import aliases, pbtxt, toml
+from sluice.store.contents import files_of
 from sluice.store.settings import BACKENDS, ModelSettings, combine
 
 _NAME = re.compile(r"\w[\w.+@:=~ -]*(?<! )")
@@ -41,6 +42,13 @@ class VersionFiles:
     path: Path  # the model file
     backend: str
     settings: ModelSettings
+
+    def size(self) -> int:
+        """Bytes of its files; 0 if they cannot be read."""
+        try:
+            return sum((self.directory / name).stat().st_size for name in files_of(self.directory))
+        except (ModelError, OSError):
+            return 0
 
 
 @dataclass(frozen=True)

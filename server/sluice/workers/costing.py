@@ -19,6 +19,11 @@ from sluice.workers.worker import Worker
 
 log = logging.getLogger("sluice.catalog")
 
+# The target when nobody sets one: so many times what the longest request takes alone, and at least what a person
+# notices.
+TARGET_MULTIPLE = 10
+LEAST_TARGET = 0.1
+
 
 def circumstances(files: VersionFiles, worker: Worker) -> learned.Circumstances:
     """What a learned cost depends on beside the traffic."""
@@ -67,6 +72,12 @@ async def known(asked: Asked, memory: Path, under: learned.Circumstances) -> Cos
 
 async def measured(asked: Asked) -> Cost:
     return await profiling.profile(asked.worker, asked.key, asked.spec, asked.bounds, asked.longest)
+
+
+def usual_target(cost: Cost, spec: ModelSpec, longest: int) -> float:
+    """Two digits, so that it is the same at most starts and easy to say."""
+    alone = cost.seconds(1, longest if spec.has_sequence else 1)
+    return max(LEAST_TARGET, float(f"{TARGET_MULTIPLE * alone:.2g}"))
 
 
 @dataclass(slots=True)
