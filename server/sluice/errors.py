@@ -30,6 +30,7 @@ SluiceError
 └── SetupError              the operator: something on disk or in the configuration is wrong
     ├── ConfigError
     └── ModelError
+        └── NoRoom          there is no memory to load it
 """
 
 import os
@@ -161,6 +162,10 @@ class ConfigError(SetupError):
 
 class ModelError(SetupError):
     reason = "model"
+
+
+class NoRoom(ModelError):
+    reason = "no_room"
 
 
 def system_reason(error: OSError) -> str:

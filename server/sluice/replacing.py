@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from sluice.config import settings as config
-from sluice.errors import ModelError, SluiceError
+from sluice.errors import ModelError, NoRoom, SluiceError
 from sluice.loading import Loader, Place, Version, fingerprint_of
 from sluice.store.repository import VersionFiles
 from sluice.workers.worker import Resident, State, Worker
@@ -65,15 +65,19 @@ class Replacer:
         is there."""
         leaving = [version for version in (old, *leaving) if version is not None]
         reason = await self._no_room(files, leaving) if leaving else ""
-        if reason and old is not None and not await asyncio.to_thread(_way_back, old):
-            if self._mode == "auto":
-                raise ModelError(
-                    f"{reason}, and its files were changed in place, so that there would be no way back;"
-                    " put them into a version directory of their own"
-                )
-            reason = ""
-        if not reason:
-            return Replacement(await self._loader.load(files, fingerprint, old))
+        back = old is None or await asyncio.to_thread(_way_back, old)
+        if reason and not back and self._mode == "auto":
+            raise ModelError(
+                f"{reason}, and its files were changed in place, so that there would be no way back;"
+                " put them into a version directory of their own"
+            )
+        if not reason or not back:
+            try:
+                return Replacement(await self._loader.load(files, fingerprint, old))
+            except NoRoom as error:  # a device's memory is nothing that can be asked for before
+                if self._mode != "auto" or not leaving or not back:
+                    raise
+                reason = f"there is no room for it beside: {error.message}"
         log.info("model '%s' version %s replaces %s in turn: %s", files.model, files.version, _names(leaving), reason)
         async with self._one:
             return await self._in_turn(files, fingerprint, old, leaving)

@@ -185,6 +185,47 @@ async def test_in_turn_where_there_is_none(opened: Opened, model: Path, caplog: 
     assert "version 2 replaces version 1 in turn: there is no room for it beside: it would take about" in caplog.text
 
 
+ALONE = """
+import sys
+from pathlib import Path
+
+
+class Model:
+    "There is memory for one in a process."
+
+    def load(self, directory, parameters):
+        self.factor = int(Path(directory).name)
+        if getattr(sys, "taken", False):
+            raise MemoryError("CUDA out of memory")
+        sys.taken = True
+
+    def run(self, inputs):
+        return {"y": inputs["x"] * self.factor}
+
+    def close(self):
+        sys.taken = False
+"""
+
+
+async def test_in_turn_where_the_device_has_no_room(
+    opened: Opened, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    graphs.python_model(tmp_path, "alone", ALONE)
+    caplog.set_level("INFO")
+    async with opened(replace="auto", python_directories=[tmp_path]) as app:
+        graphs.python_model(tmp_path, "alone", ALONE, version="2")
+        await app.catalog.load("alone")
+        assert [(row.version, row.state) for row in app.catalog.index()] == [("1", "UNAVAILABLE"), ("2", "READY")]
+        tensor = Tensor("x", "INT64", (1, 1), np.array([5], "<i8").tobytes())
+        response = await app.engine.infer(InferRequest("alone", "", (tensor,)))
+        assert response.outputs[0].array().tolist() == [[10]]
+    assert "version 2 replaces version 1 in turn: there is no room for it beside" in caplog.text
+    async with opened(replace="beside", python_directories=[tmp_path]) as app:
+        graphs.python_model(tmp_path, "alone", ALONE, version="3")
+        with pytest.raises(ModelError, match="out of memory"):
+            await app.catalog.load("alone")
+
+
 async def test_files_changed_in_place_leave_no_way_back(opened: Opened, model: Path) -> None:
     async with opened(replace="auto", budget=1 << 20) as app:
         graphs.tagger(model.parent, version="1", factor=20)
