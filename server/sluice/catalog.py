@@ -312,14 +312,12 @@ class Catalog:
         number, way = named.get(aliases.PRODUCTION, ""), named.get(aliases.PREVIOUS, "")
         if number and self._versions.default(name) != number:
             known = self._models[name].get(way)
-            back = (
-                f"; version {way}, which was there before, is ready: `sluice rollback {name}` puts it into production"
-            )
+            back = known is not None and (known.state == READY or known.gave_way)
             log.error(
                 "model '%s': version %s is in production and cannot answer%s",
                 name,
                 number,
-                back if known is not None and known.state == READY else "",
+                f"; `sluice rollback {name}` puts back version {way}, which was there before" if back else "",
             )
 
     def _check_control(self) -> None:

@@ -10,9 +10,9 @@ import logging
 from dataclasses import replace
 
 from sluice.config import settings as config
-from sluice.errors import UnknownModel
+from sluice.errors import ModelError, UnknownModel
 from sluice.following import Follower
-from sluice.store import repository
+from sluice.store import aliases, repository
 from sluice.store.watching import Changed, Watch
 from sluice.telemetry.complaints import Complaint
 from sluice.versions import Versions
@@ -87,9 +87,22 @@ class Tracker:
         live = {number for number, status in self._models.get(name, {}).items() if status.version is not None}
         hidden = {number: reason for number, reason in unfinished.items() if number not in live}
         finding = await asyncio.to_thread(repository.find, self._settings.repository, name, unfinished=hidden.keys())
+        if not finding.versions and not unfinished and live and await asyncio.to_thread(self._is_empty, name):
+            log.info("model '%s' has no version in the repository any more: it is unloaded", name)
+            await self._follower.retire_all(name)
         told = tuple((number, reason) for number, reason in hidden.items() if reason)
         finding = replace(finding, problems=(*finding.problems, *told))
         return await self._follower.apply(finding, again=False, leave=unfinished.keys() & live)
+
+    def _is_empty(self, name: str) -> bool:
+        """Whether its last version was removed, and no alias says that it should be there."""
+        directory = self._settings.repository / name
+        try:
+            return not any(repository.is_number(path.name) for path in directory.iterdir()) and not aliases.read(
+                directory
+            )
+        except (OSError, ModelError):
+            return False
 
     async def _forget(self, name: str) -> None:
         if name in self._models:

@@ -83,6 +83,24 @@ async def test_versions_and_models_come_and_go(opened: Opened, tmp_path: Path) -
             await factor(app, name="other")
 
 
+async def test_the_last_version_goes_and_comes_again(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, factor=10)
+    graphs.tagger(tmp_path, "other", factor=7)
+    async with opened() as app:
+        shutil.rmtree(tmp_path / "tagger" / "1")
+        await until(app, lambda: states(app)["tagger", "1"] == "UNAVAILABLE")
+        await until(app, lambda: ("tagger", "") in states(app))
+        graphs.tagger(tmp_path, factor=20)
+        await become(app, {("tagger", "1"): "READY", ("other", "1"): "READY"})
+        assert await factor(app) == 20
+        aliases.promote(tmp_path / "tagger", "production", "1", "")
+        await until(app, lambda: app.catalog.aliases("tagger").aliases == {"production": "1"})
+        shutil.rmtree(tmp_path / "tagger" / "1")
+        graphs.tagger(tmp_path, "other", version="2", factor=8)
+        await until(app, lambda: states(app).get(("other", "2")) == "READY")
+        assert await factor(app) == 20, "what is in production stays there"
+
+
 async def test_aliases_and_settings_are_followed(opened: Opened, tmp_path: Path) -> None:
     for number in ("1", "2"):
         graphs.tagger(tmp_path, version=number, factor=10 * int(number))
