@@ -183,6 +183,7 @@ async def test_in_turn_where_there_is_none(opened: Opened, model: Path, caplog: 
         assert set(answers) <= {10, 20}
         assert live(app) == ["2"]
     assert "version 2 replaces version 1 in turn: there is no room for it beside: it would take about" in caplog.text
+    assert "what batches of 'tagger' version 2 cost is as before" in caplog.text
 
 
 ALONE = """
