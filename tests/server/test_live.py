@@ -1,5 +1,6 @@
 """A server whose models change under load, by themselves or where memory has no room for both: no request fails."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from traffic import Load, until
 
 from sluice.cli.main import main
 from sluice.store import aliases
+from sluice.store.manifest import seal
 
 MIB = 1 << 20
 
@@ -64,11 +66,13 @@ def test_versions_that_appear_and_are_promoted_by_hand_are_noticed_by_no_client(
     server, repository = watched
     load = Load(server)
     with load.running():
+        source = graphs.tagger(repository.parent / "elsewhere", factor=20)
+        seal(source.parent)
         path = repository / "tagger" / "2" / "model.onnx"
-        whole = graphs.tagger(repository.parent / "elsewhere", factor=20).read_bytes()
         path.parent.mkdir()
+        shutil.copy(source.with_name("manifest.toml"), path.parent)
         with path.open("wb") as file:
-            for byte in whole:  # as slow a copy as can be
+            for byte in source.read_bytes():  # as slow a copy as can be
                 file.write(bytes([byte]))
                 file.flush()
         until(lambda: rows(server).get(("tagger", "2")) == "READY", "the new version is there")
