@@ -166,6 +166,11 @@ class Loader:
         finally:
             self._under_way.discard(number)
 
+    @property
+    def kind(self) -> str:
+        """What versions are computed on."""
+        return self._pool.kind
+
     def choose(self, settings: ModelSettings) -> list[Worker]:
         """The workers that a version is to live on."""
         return self._pool.choose(settings.instances, settings.gpus)
@@ -190,7 +195,8 @@ class Loader:
             signature = await running[0].load(load)
             most_rows = self._limits.max_batch_rows or DEFAULT_BATCH_ROWS[self._pool.kind]
             spec = build_spec(files, signature, most_rows)
-            finding = await probe(running[0], key, spec, settings.tolerance, _asked(settings))
+            padding = Padding(settings.padding) if settings.padding else None
+            finding = await probe(running[0], key, spec, settings.tolerance, padding)
             spec = finding.spec
             bounds = self._bounds(spec, settings)
             warm_up = warming.works(spec, settings, bounds, files.directory.parent)
@@ -365,10 +371,6 @@ async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
         if isinstance(outcome, BaseException):
             raise outcome
     return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
-
-
-def _asked(settings: ModelSettings) -> Padding | None:
-    return Padding(settings.padding) if settings.padding else None
 
 
 def _verify(files: VersionFiles, hashes: Hashes, pickle_directories: list[Path]) -> None:

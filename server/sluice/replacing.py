@@ -24,6 +24,7 @@ log = logging.getLogger("sluice.catalog")
 # What a worker takes to hold a version, per byte of its files, while nobody has measured it: the weights, prepared as
 # well, and what it computes with. Loading takes the files' bytes once more, for a moment.
 USUAL_SHARE = 2.0
+_SHARE_BESIDE_A_DEVICE = 1.0
 # A model whose files are smaller tells nothing about what others take.
 _TELLING = 1 << 20
 
@@ -100,7 +101,10 @@ class Replacer:
         if self.room is None:
             return ""
         size = await asyncio.to_thread(files.size)
-        share = max((one.held / one.size for one in like if one.held and one.size >= _TELLING), default=USUAL_SHARE)
+        measured = [one.held / one.size for one in like if one.held and one.size >= _TELLING]
+        share = max(measured, default=USUAL_SHARE)
+        if self._loader.kind != "cpu":  # where the weights are elsewhere, and what was measured is the device's driver
+            share = _SHARE_BESIDE_A_DEVICE
         workers = len(like[0].workers) if like else files.settings.instances or len(self._loader.choose(files.settings))
         needed, room = int(size * (share * workers + 1)), await self.room()
         if needed <= room:
