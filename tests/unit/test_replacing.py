@@ -88,7 +88,6 @@ async def test_a_new_version_takes_the_place_of_the_old(opened: Opened, model: P
             await app.catalog.load("tagger")
             assert await factor(app) == 20
         assert set(answers) <= {10, 20}
-        assert answers == sorted(answers), "nobody goes back"
         assert live(app) == ["2"]
         assert holding(app, "2") == workers
         assert len({key for worker in app.pool.workers for key in worker.serving}) == 1
