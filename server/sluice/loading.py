@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -20,21 +21,22 @@ from sluice.admission.circuit import Circuit
 from sluice.admission.gate import Gate
 from sluice.admission.validation import Rules
 from sluice.config import settings as config
+from sluice.encryption.keys import Keys
 from sluice.errors import ModelError, NotReady, WorkerLost
 from sluice.request import Tensor
 from sluice.scheduler.cost import Cost
-from sluice.scheduler.entry import Entry, Limits, Work
+from sluice.scheduler.entry import Entry, Work
 from sluice.scheduler.loop import Lane, Scheduler
-from sluice.scheduler.policy import Bounds, Policy
-from sluice.scheduler.steps import EXACT, Learned, Steps
+from sluice.scheduler.policy import Policy
 from sluice.spec import ModelSpec, Padding, Signature
 from sluice.store import inspection, learned, manifest, python_policy
 from sluice.store.axes import build_spec, signature_from_settings
 from sluice.store.contents import Hashes, is_beside
+from sluice.store.graph_inspection import Inspected
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
 from sluice.telemetry.record import Record, VersionRecord
-from sluice.workers import costing, profiling, warming, wire
+from sluice.workers import bounding, costing, profiling, warming, wire
 from sluice.workers.pool import Pool
 from sluice.workers.probe import probe
 from sluice.workers.worker import Resident, State, Worker
@@ -43,17 +45,9 @@ log = logging.getLogger("sluice.catalog")
 
 _T = TypeVar("_T")
 
-# Padded tokens in one batch when nobody says otherwise: what memory allows, since what pays is learned. A CPU worker
-# that runs all kinds of shapes of up to 1024 tokens takes 250 MiB beside its models; a GPU needs far more to be busy.
-DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
-DEFAULT_BATCH_ROWS = {"cpu": 64, "cuda": 512}
-
 # A version is given up when workers died so often while nothing else was loaded.
 _LOADED_ALONE = 3
 _BACK_PATIENCE = 60.0
-
-# Lengths that batches are padded to where each shape is costly to prepare.
-COSTLY_SHAPES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +118,7 @@ class Loader:
         self._alone = asyncio.Lock()
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
         self._hashes = Hashes()
+        self._keys = Keys.given(os.environ, models.key_file)
         self._draining: dict[str, Version] = {}  # by their lanes' keys
         self._under_way: set[int] = set()  # loads
         self.known_costs: Counter[bool] = Counter()  # whether the cost of a version was known from before
@@ -180,25 +175,24 @@ class Loader:
     ) -> Version:
         began, alone = time.monotonic(), len(self._under_way) == 1
         settings = files.settings
-        verify = partial(_verify, files, self._hashes, self._settings.pickle_directories)
-        await asyncio.to_thread(verify)
+        verify = partial(_verify, files, self._hashes, self._settings.pickle_directories, self._keys)
+        inspected = await asyncio.to_thread(verify)
         key = f"{files.model}/{files.version}#{number}"
         workers = place.workers if place is not None else self.choose(settings)
         wanted = [place.first] if place is not None else workers
         running = [worker for worker in wanted if worker.state is State.RUNNING]
         if not running:
             raise ModelError("no worker is running on the devices this model asks for")
-        load = self._load_message(key, files)
+        load = self._load_message(key, files, inspected)
         before = running[0].held()
         try:
             # One worker goes ahead: what kills it, or never ends, costs the others nothing.
             signature = await running[0].load(load)
-            most_rows = self._limits.max_batch_rows or DEFAULT_BATCH_ROWS[self._pool.kind]
-            spec = build_spec(files, signature, most_rows)
+            spec = build_spec(files, signature, bounding.most_rows(self._limits, self._pool.kind))
             padding = Padding(settings.padding) if settings.padding else None
             finding = await probe(running[0], key, spec, settings.tolerance, padding)
             spec = finding.spec
-            bounds = self._bounds(spec, settings)
+            bounds = bounding.batch(self._limits, self._pool.kind, spec, settings)
             warm_up = warming.works(spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
             warmed = await _all(costing.warm(worker, key, spec, warm_up) for worker in running)
@@ -222,9 +216,9 @@ class Loader:
         taken_over = old is not None and not old.record.closed
         record = old.record if taken_over and old else self._record.version(files.model, files.version)
         target = settings.target_latency or self._limits.target_latency or costing.usual_target(cost, spec, longest)
-        policy: Policy[Entry] = Policy(cost, target, bounds, self._steps(spec, longest))
+        policy: Policy[Entry] = Policy(cost, target, bounds, bounding.steps(self._pool.kind, spec, longest))
         policy.shares = self._limits.shares
-        lane = Lane(key, spec, self._queue_limits(settings), record, policy)
+        lane = Lane(key, spec, bounding.queue(self._limits, settings), record, policy)
         record.watch(lambda: self._scheduler.waiting(lane), lambda: policy.utilisation(time.monotonic()), target)
         record.set_padding(spec.padding)
         self._scheduler.add_lane(lane)
@@ -261,12 +255,7 @@ class Loader:
             gate=Gate(lane.limits.queue),
         )
 
-    def _steps(self, spec: ModelSpec, longest: int) -> Steps:
-        """What batches are padded to: on a CPU exact lengths cost nothing, elsewhere each new shape does."""
-        costly = self._pool.kind != "cpu" and spec.has_sequence and spec.padding is Padding.ANY
-        return Learned(COSTLY_SHAPES, longest) if costly else EXACT
-
-    def _load_message(self, key: str, files: VersionFiles) -> wire.Load:
+    def _load_message(self, key: str, files: VersionFiles, inspected: Inspected) -> wire.Load:
         signature: Signature | None = None
         if files.backend == "python":
             python_policy.check_allowed(files.path, self._settings.python_directories)
@@ -283,17 +272,8 @@ class Loader:
             platform=signature.platform if signature else None,
             inputs=wire.from_ports(signature.inputs) if signature else (),
             outputs=wire.from_ports(signature.outputs) if signature else (),
-        )
-
-    def _bounds(self, spec: ModelSpec, settings: ModelSettings) -> Bounds:
-        tokens = settings.max_batch_tokens or self._limits.max_batch_tokens or DEFAULT_BATCH_TOKENS[self._pool.kind]
-        rows = 1 if spec.padding is Padding.NEVER else max(1, spec.max_batch_rows)
-        return Bounds(rows, tokens if spec.has_sequence else rows, self._limits.max_batch_bytes)
-
-    def _queue_limits(self, settings: ModelSettings) -> Limits:
-        return Limits(
-            queue=settings.max_queue or self._limits.max_queue,
-            queue_timeout=settings.queue_timeout or self._limits.queue_timeout or None,
+            secret=inspected.secret,
+            externals=inspected.externals if inspected.secret else (),
         )
 
     def _report(self, spec: ModelSpec, reason: str, trouble: str, target: float, seconds: float) -> None:
@@ -373,10 +353,10 @@ async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
     return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
 
-def _verify(files: VersionFiles, hashes: Hashes, pickle_directories: list[Path]) -> None:
+def _verify(files: VersionFiles, hashes: Hashes, pickle_directories: list[Path], keys: Keys) -> Inspected:
     """ModelError if the version is not what its manifest says, or has in it what nobody should load."""
     _compare(files, hashes)
-    inspection.inspect(files, pickle_directories)
+    return inspection.inspect(files, pickle_directories, keys)
 
 
 def _compare(files: VersionFiles, hashes: Hashes) -> None:

@@ -1,5 +1,6 @@
 """`sluice evaluate`: computes how accurate and how stable a version is, and writes it into its manifest."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -61,7 +62,8 @@ def evaluate(
     if task and task not in _TASKS:
         raise CommandError(f"--task {task}: must be one of {', '.join(_TASKS)}")
     bounds = dict(_bound(each) for each in least or [])
-    with needs("onnxruntime", "tokenizers"):
+    with needs("onnxruntime", "tokenizers", "cryptography"):
+        from sluice.encryption.keys import Keys
         from sluice.evaluation import record
         from sluice.evaluation.evaluate import Asked
         from sluice.evaluation.evaluate import evaluate as run
@@ -76,7 +78,9 @@ def evaluate(
             )
         asked = Asked(data, samples, seed, output, task, min_accuracy, bounds, strict)
         with steps() as progress:
-            report = run(files, other, asked, Allowed(models.python_directories, models.pickle_directories), progress)
+            keys = Keys.given(os.environ, models.key_file)
+            allowed = Allowed(models.python_directories, models.pickle_directories, keys)
+            report = run(files, other, asked, allowed, progress)
         written = not no_write and record.write(files.directory, report)
     if as_json:
         print_json(finite(_document(report, written)))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sluice.backends.base import Backend, Source, create
+from sluice.encryption.keys import NO_KEYS, Keys
 from sluice.errors import ModelFailed, SluiceError
 from sluice.evaluation.data import Sample, from_bfloat16
 from sluice.spec import BYTES, ModelSpec, Padding, Signature, TensorSpec
@@ -32,10 +33,11 @@ Progress = Callable[[int, int], None]  # how many are done, of how many
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Whose code and pickles may be loaded, as the server's settings of the same names say."""
+    """Whose code and pickles may be loaded, and what decrypts, as the server's settings of the same names say."""
 
     python_directories: Sequence[Path] = ()
     pickle_directories: Sequence[Path] = ()
+    keys: Keys = NO_KEYS
 
 
 def trusted(files: VersionFiles, allowed: Allowed) -> manifest.Manifest | None:
@@ -43,7 +45,7 @@ def trusted(files: VersionFiles, allowed: Allowed) -> manifest.Manifest | None:
     said = manifest.read(files.directory)
     if said is not None:
         manifest.verify(files.directory, said)
-    inspection.inspect(files, list(allowed.pickle_directories))
+    inspection.inspect(files, list(allowed.pickle_directories), allowed.keys)
     return said
 
 
@@ -56,6 +58,7 @@ def opened(
     if files.backend == "python":
         python_policy.check_allowed(files.path, allowed.python_directories)
         signature = signature_from_settings(files.settings)
+    inspected = inspection.inspect(files, list(allowed.pickle_directories), allowed.keys)
     backend = create(files.backend)
     try:
         found = backend.load(
@@ -66,6 +69,8 @@ def opened(
                 device=device,
                 threads=threads,
                 signature=signature,
+                secret=inspected.secret,
+                externals=inspected.externals,
             )
         )
         yield Runner(backend, build_spec(files, found, _MOST_ROWS))
