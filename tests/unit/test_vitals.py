@@ -10,6 +10,7 @@ import pytest
 
 from sluice import vitals
 from sluice.health import Condition
+from sluice.pressure import Memory
 from sluice.vitals import Disk, Files, allow_more_files, open_files
 
 FREE = 1 << 30
@@ -169,3 +170,13 @@ def test_as_many_files_as_are_allowed(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_temporary_directory_always_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.gettempdir", lambda: (_ for _ in ()).throw(FileNotFoundError("no usable directory")))
     assert vitals.temporary_directory() == Path("/tmp")
+
+
+async def test_the_room_that_is_left_before_batches_shrink() -> None:
+    relief = vitals.Relief(lambda share: None, lambda: None, lambda reason: None)
+    for budget in (1 << 20, 1 << 50):  # less than there is, and more than may be taken of the machine
+        memory = Memory(budget)
+        watching = vitals.Vitals(memory, relief)
+        bound = memory.read().bound
+        assert await watching.room() == pytest.approx(0.88 * bound.limit - bound.used, abs=64 << 20)
+        await watching.close()
