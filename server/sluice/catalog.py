@@ -301,12 +301,14 @@ class Catalog:
         async with self._lock(name):
             number = aliases.resolve(name, await asyncio.to_thread(aliases.read, directory), version)
             await asyncio.to_thread(aliases.existing, directory, number)
+            if alias == aliases.PRODUCTION:
+                await asyncio.to_thread(self._loader.approval.check, directory / number)
             served = self._versions.default(name)
             await self._make_live(name, number)
             change = await asyncio.to_thread(aliases.promote, directory, alias, number, by, reason, served)
             if change.before != change.after:
                 log.info("model '%s': %s is version %s now, by %s", name, alias, number, by or "nobody known")
-            self._versions.name_them(name, await asyncio.to_thread(aliases.read, directory))
+            await self._name(name, directory, await asyncio.to_thread(aliases.read, directory))
             self._versions.choose_default(name)  # requests go there from here on; the rest is tidying up
             self.notify()
             problems = await self._apply(await asyncio.to_thread(repository.find, self._settings.repository, name))
@@ -366,7 +368,7 @@ class Catalog:
         for note in finding.settings.notes if finding.settings is not None else ():
             log.info("model '%s': %s", finding.name, note)
         if wanted:
-            self._versions.name_them(finding.name, finding.aliases)
+            await self._name(finding.name, finding.versions[0].directory.parent, finding.aliases)
         kept = wanted | {number for number, _ in finding.problems} | {*self._versions.aliases(finding.name).values()}
         # Nothing is taken down for what could not be read, or could not be brought up.
         leaving = list(statuses.keys() - kept) if wanted and not any(outcomes) else []
@@ -376,6 +378,19 @@ class Catalog:
         await asyncio.gather(*(self._retire(finding.name, number) for number in leaving))
         self.notify()
         return problems
+
+    async def _name(self, name: str, directory: Path, found: Mapping[str, str]) -> None:
+        """The aliases are these from now on; but what serves gives its place in production to nothing unapproved. At
+        first, while nothing serves, what is in production serves all the same, and is reported."""
+        wanted, serving = found.get(aliases.PRODUCTION, ""), self._versions.default(name)
+        lacking = await asyncio.to_thread(self._loader.approval.lacking, directory / wanted) if wanted else ""
+        if lacking:
+            stays = f"; version {serving} stays" if serving not in ("", wanted) else ""
+            lacking = f"aliases.toml has version {wanted} in production, which is not approved: {lacking}{stays}"
+            log.warning("model '%s': %s", name, lacking)
+            found = {**found, aliases.PRODUCTION: serving or wanted}
+        self._versions.name_them(name, found)
+        self._versions.blame_production(name, lacking)
 
     def _name_at_first(self, finding: Finding) -> None:
         """While nothing is live yet: one that is not in production must not answer only because it is there first."""

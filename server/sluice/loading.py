@@ -28,10 +28,12 @@ from sluice.scheduler.policy import Bounds, Policy
 from sluice.scheduler.steps import EXACT, Learned, Steps
 from sluice.spec import ModelSpec, Padding, Signature
 from sluice.store import inspection, learned, manifest, python_policy
+from sluice.store.approval import Approval
 from sluice.store.axes import build_spec, signature_from_settings
 from sluice.store.contents import Hashes, is_beside
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
+from sluice.store.trust import Trust
 from sluice.telemetry.record import Record, VersionRecord
 from sluice.workers import devices, profiling, warming, wire
 from sluice.workers.pool import Pool
@@ -111,6 +113,8 @@ class Loader:
         self._alone = asyncio.Lock()
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
         self._hashes = Hashes()
+        self._trust = Trust(models, self._hashes)
+        self.approval = Approval(models.approval, self._trust, self._hashes)  # before a version is in production
         self._draining: dict[str, Version] = {}  # by their lanes' keys
         self.notify: Callable[[], None] = lambda: None  # called whenever a circuit opens or closes
 
@@ -136,7 +140,7 @@ class Loader:
     async def _load_once(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         began = time.monotonic()
         settings = files.settings
-        verify = partial(_verify, files, self._hashes, self._settings.pickle_directories)
+        verify = partial(_verify, files, self._hashes, self._trust, self._settings.pickle_directories)
         await asyncio.to_thread(verify)
         key = f"{files.model}/{files.version}#{next(self._generations)}"
         workers = self._pool.choose(settings.instances, settings.gpus)
@@ -384,20 +388,23 @@ def _asked(settings: ModelSettings) -> Padding | None:
     return Padding(settings.padding) if settings.padding else None
 
 
-def _verify(files: VersionFiles, hashes: Hashes, pickle_directories: list[Path]) -> None:
-    """ModelError if the version is not what its manifest says, or has in it what nobody should load."""
-    _compare(files, hashes)
+def _verify(files: VersionFiles, hashes: Hashes, trust: Trust, pickle_directories: list[Path]) -> None:
+    """ModelError if the version is not what its manifest says, is not signed as it must be, or has in it what nobody
+    should load."""
+    trust.check(files.directory, _compared(files, hashes))
     inspection.inspect(files, pickle_directories)
 
 
-def _compare(files: VersionFiles, hashes: Hashes) -> None:
+def _compared(files: VersionFiles, hashes: Hashes) -> manifest.Manifest | None:
+    """Its manifest, which it is as."""
     said = manifest.read(files.directory)
     if said is None:
-        return
+        return None
     manifest.verify(files.directory, said, hashes)
     name = files.path.relative_to(files.directory).as_posix()
     if said.file(name) is None:
         raise ModelError(f"{files.model}/{files.version}/{name}: a model's file must be one that its manifest names")
+    return said
 
 
 def fingerprint_of(files: VersionFiles) -> object:

@@ -20,8 +20,10 @@ from sluice.cli import (
     pull,
     seal,
     serve,
+    sign,
     simulate,
     status,
+    verify,
     version,
 )
 from sluice.cli.console import print_error
@@ -31,7 +33,11 @@ from sluice.errors import SluiceError
 INTERRUPTED = 130
 
 _ALL = ("server", "models", "workers", "scheduler", "health", "shutdown", "log")
-_CHECK = ("models.repository", "models.python_directories", "models.pickle_directories", "workers", "scheduler", "log")
+_CHECK = (
+    *("models.repository", "models.python_directories", "models.pickle_directories"),
+    *("models.signatures", "models.trusted_keys", "workers", "scheduler", "log"),
+)
+_VERIFY = ("models.repository", "models.trusted_keys", "models.signatures")
 
 app = typer.Typer(
     name="sluice",
@@ -64,7 +70,8 @@ app.command("pull", cls=Command)(pull.pull)
 app.command("seal", cls=Command)(seal.seal)
 app.command("pack", cls=Command)(pack.pack)
 app.command("unpack", cls=Command)(pack.unpack)
-app.command("verify", cls=Command)(pack.verify)
+app.command("sign", cls=Command)(sign.sign)
+app.command("verify", cls=Command)(with_settings(verify.verify, _VERIFY))
 app.add_typer(cache.app, name="cache")
 app.command("check", cls=Command)(with_settings(check.check, _CHECK))
 app.add_typer(models.app, name="models")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sluice.errors import ModelError, system_reason
+from sluice.store.contents import is_beside
 from sluice.store.window import Window
 
 LARGEST = (1 << 31) - 1  # of a protobuf message
@@ -271,6 +272,8 @@ class _Inspection:
             real = (self._base / path).resolve(strict=True)
             if not real.is_relative_to(self._directory):
                 raise wrong("is a link that leads out of the version's directory; put the file itself there")
+            if is_beside(real.relative_to(self._directory)):
+                raise wrong("is written beside the model, and nothing says that it is as it was")
             seen = real.stat()
         except FileNotFoundError as error:
             raise wrong("is not there") from error

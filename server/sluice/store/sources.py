@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 from sluice.errors import ModelError, system_reason
 from sluice.store import card, manifest, placing, unpacking
 from sluice.store.blobs import Address, Cache, key_of
-from sluice.store.contents import CARD, MANIFEST, files_of
+from sluice.store.contents import CARD, MANIFEST, SIGNATURE, files_of
 from sluice.store.download import Downloaded, Rules, download, shown
 from sluice.store.manifest import Manifest
 from sluice.store.package import Progress, silent
@@ -84,7 +84,8 @@ def _directory(path: Path, wanted: Wanted, progress: Progress) -> Placed:
     def make(staging: Path, target: Path) -> Manifest:
         if content is not None:
             manifest.verify(path, content)
-        _copy(path, staging, [*names, *(name for name in (MANIFEST, CARD) if (path / name).is_file())], progress)
+        beside = (MANIFEST, CARD, SIGNATURE) if content else (CARD,)  # sealed here, it is not what was signed
+        _copy(path, staging, [*names, *(name for name in beside if (path / name).is_file())], progress)
         if content is None:
             said = {"name": target.parent.name, "version": f"{target.name}.0.0"}
             return _sealed(staging, said | {"source": str(place).encode("utf-8", "replace").decode()})
