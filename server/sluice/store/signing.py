@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
+# How a signature says what it is over, for the tools of others.
+_KIND = {"method": "files", "hash_type": "sha256", "allow_symlinks": True, "ignore_paths": [CARD, SIGNATURE]}
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ def trusted_key(path: Path) -> TrustedKey:
         except Exception as error:  # by whatever it is that it cannot be
             raise ModelError(f"{path}: is neither a public key nor a certificate in PEM") from error
         return TrustedKey(path, text, _fingerprint(_on_a_curve(key, path)))
+
+
+def import_packages() -> None:
+    """ModelError if one that signatures need is not installed."""
+    with packages():
+        import model_signing.verifying  # noqa: F401
 
 
 # Verifying.
@@ -90,6 +98,7 @@ def verify(signature: Signature, found: Mapping[str, str], keys: Sequence[Truste
 def _unfit(certificate: x509.Certificate) -> str:
     """Why models cannot be signed with it: whoever certifies web servers as well does not mean them."""
     from cryptography import x509
+    from cryptography.x509.oid import ExtendedKeyUsageOID
 
     try:
         extensions = certificate.extensions
@@ -101,7 +110,7 @@ def _unfit(certificate: x509.Certificate) -> str:
         purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return ""
-    fit = {x509.ExtendedKeyUsageOID.CODE_SIGNING, x509.ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
+    fit = {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
     return "" if fit & {*purposes} else "is for other purposes than codeSigning"
 
 
@@ -109,7 +118,7 @@ def _try(signature: Signature, found: Mapping[str, str], key: TrustedKey) -> tup
     """Whether the signature is authentic, and why it does not hold; None if it does."""
     from model_signing import verifying
 
-    files = _files(found)
+    files = _Files(found)
     with _held(signature.text) as text, _held(key.text) as trusted:
         try:
             config = verifying.Config().set_hashing_config(files)
@@ -165,15 +174,17 @@ def sign(directory: Path, identity: Identity) -> Signature:
 def _signed(found: Mapping[str, str], identity: Identity, name: str) -> bytes:
     from model_signing import signing
 
-    own, *others = _certificates(identity.certificate, Path("the certificate")) if identity.certificate else [None]
-    config = signing.Config().set_hashing_config(_files(found, name))
-    links = _pem(others) + identity.chain or identity.certificate  # it takes no empty chain
+    certificates = _certificates(identity.certificate, "the certificate") if identity.certificate else []
+    own, others = certificates[:1], certificates[1:]
+    others += _certificates(identity.chain, "the chain") if identity.chain else []
+    config = signing.Config().set_hashing_config(_Files(found, name))
+    links = _pem(others) or _pem(own)  # it takes no empty chain
     with ExitStack() as stack:
         private, certificate, chain, text = (
-            stack.enter_context(_held(one)) for one in (_unlocked(identity), _pem([own]), links, b"")
+            stack.enter_context(_held(one)) for one in (_unlocked(identity), _pem(own), links, b"")
         )
         try:
-            if own is None:
+            if not own:
                 config.use_elliptic_key_signer(private_key=private)
             else:
                 config.use_certificate_signer(
@@ -196,7 +207,7 @@ def _unlocked(identity: Identity) -> bytes:
     except Exception as error:
         why = "its password is another" if identity.is_locked else "it is no private key in PEM"
         raise ModelError(f"{identity.shown}: {why}") from error
-    _on_a_curve(key.public_key(), Path(identity.shown))
+    _on_a_curve(key.public_key(), identity.shown)
     kind = serialization.PrivateFormat.PKCS8
     return key.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption())
 
@@ -204,28 +215,24 @@ def _unlocked(identity: Identity) -> bytes:
 # What both need.
 
 
-def _files(found: Mapping[str, str], name: str = "") -> Any:
-    """What model-signing asks for the files and their hashes; all of them are known, so that it need not read them."""
-    from model_signing import hashing
-    from model_signing import manifest as library
+class _Files:
+    """What model-signing asks for a model's files and their hashes: we know them, so that it need not read them."""
 
-    class Files(hashing.Config):
-        asked = False
+    def __init__(self, found: Mapping[str, str], name: str = "") -> None:
+        self.asked = False  # which is after it found the signature authentic
+        self._found = found
+        self._name = name
 
-        def hash(self, *arguments: object, **options: object) -> Any:
-            self.asked = True
-            digests = {path: library.hashing.Digest("sha256", bytes.fromhex(sha256)) for path, sha256 in found.items()}
-            kind = library.SerializationType.from_args(
-                {
-                    "method": "files",
-                    "hash_type": "sha256",
-                    "allow_symlinks": True,
-                    "ignore_paths": [CARD, SIGNATURE],
-                }
-            )
-            return library.Manifest(name, [kind.new_item(path, digest) for path, digest in digests.items()], kind)
+    def hash(self, *arguments: object, **options: object) -> Any:
+        from model_signing import manifest as library
 
-    return Files()
+        self.asked = True
+        kind = library.SerializationType.from_args(_KIND)
+        digests = {name: library.hashing.Digest("sha256", bytes.fromhex(known)) for name, known in self._found.items()}
+        return library.Manifest(self._name, [kind.new_item(*item) for item in digests.items()], kind)
+
+    def add_ignored_paths(self, **options: object) -> None:
+        """A signature may not leave out what we ask for, whatever it says."""
 
 
 @contextmanager
@@ -248,7 +255,7 @@ def _fingerprint(key: ec.EllipticCurvePublicKey) -> str:
     return hashlib.sha256(pem).hexdigest()
 
 
-def _on_a_curve(key: object, where: Path) -> ec.EllipticCurvePublicKey:
+def _on_a_curve(key: object, where: Path | str) -> ec.EllipticCurvePublicKey:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _CURVES:
@@ -256,7 +263,7 @@ def _on_a_curve(key: object, where: Path) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def _certificates(text: bytes, where: Path) -> list[x509.Certificate]:
+def _certificates(text: bytes, where: Path | str) -> list[x509.Certificate]:
     with packages():
         from cryptography import x509
 
@@ -266,7 +273,7 @@ def _certificates(text: bytes, where: Path) -> list[x509.Certificate]:
             raise ModelError(f"{where}: is no certificate in PEM: {error}") from error
 
 
-def _pem(certificates: Sequence[x509.Certificate | None]) -> bytes:
+def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
     from cryptography.hazmat.primitives import serialization
 
-    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates if one is not None)
+    return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates)

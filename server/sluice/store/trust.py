@@ -6,7 +6,6 @@ all. They are read anew each time, so that a key can be replaced while a server 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ from sluice.store.signatures import Signature
 
 log = logging.getLogger("sluice.store")
 
-_PACKAGES = {"model_signing": "model-signing", "OpenSSL": "pyopenssl"}
 _ENDS = "/@?#"  # what may follow the beginning of a source
 
 
@@ -41,13 +39,15 @@ class Trust:
         self._hashes = hashes or Hashes()
 
     def prepare(self) -> None:
-        """ConfigError if signatures are asked for and cannot be verified: better at the start than at each version."""
-        if not self._models.signatures_wanted_by:
+        """ConfigError if signatures are asked for and cannot be verified: better at the start than at each version. The
+        packages are imported, which takes too long to do it while requests are answered."""
+        asked = self._models.signatures_wanted_by
+        if not asked:
             return
-        for package, name in _PACKAGES.items():
-            if importlib.util.find_spec(package) is None:
-                asks = f"models.{self._models.signatures_wanted_by}"
-                raise ConfigError(f"{asks} needs the package '{name}': pip install 'sluice[sign]'")
+        try:
+            signing.import_packages()
+        except ModelError as error:
+            raise ConfigError(f"models.{asked}: {error.message}") from error
         for _, path in self._models.keys:
             try:
                 signing.trusted_key(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import graphs
@@ -122,3 +123,20 @@ def test_keys_that_cannot_be_used_stop_the_start(tmp_path: Path, ann: Signer) ->
     trust("nowhere.pem", signatures="off").prepare()
     with pytest.raises(ConfigError, match=r"models\.trusted_keys: nowhere\.pem: cannot be read"):
         trust(str(ann.public), "hf://=nowhere.pem").prepare()
+
+
+@pytest.mark.parametrize("package", ["model_signing", "OpenSSL"])
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, ann: Signer, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = version(tmp_path, signer=ann)
+    for name in [name for name in sys.modules if name.partition(".")[0] in (package, "model_signing")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    told = trust(str(ann.public))
+    with pytest.raises(ConfigError, match=rf"models\.signatures: the package '{package}', .*'sluice\[sign\]'"):
+        told.prepare()
+    with pytest.raises(
+        ModelError, match=rf"the package '{package}', .* is not installed: pip install 'sluice\[sign\]'"
+    ):
+        told.check(directory, manifest.read(directory))
