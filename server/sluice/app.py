@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import orjson
 import uvloop
 
-from sluice.catalog import Catalog, IndexRow
+from sluice.catalog import Catalog
 from sluice.config.settings import Settings
 from sluice.engine import Engine
 from sluice.errors import SluiceError
@@ -23,6 +23,7 @@ from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
 from sluice.frontends.services import Services
 from sluice.health import Condition, Health, Part
+from sluice.inventory import IndexRow
 from sluice.loading import Loader
 from sluice.pressure import Memory
 from sluice.scheduler.loop import Scheduler
@@ -81,6 +82,7 @@ class App:
         self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
         self.engine = Engine(self.catalog, record)
         self._vitals = self._watch_vitals()
+        self.catalog.count_room(self._vitals.room)
         self.health = Health(
             self.catalog,
             vital=(self._vitals.parts, self._scheduler_parts),
@@ -104,6 +106,9 @@ class App:
         server = settings.server
         self._metrics_server = MetricsServer(self._metrics.registry, server.host, server.metrics_port)
         record.worker_states(self.pool.states)
+        self._metrics.in_use = self.catalog.in_use
+        self._metrics.cache_hits = loader.cache_hits
+        self.catalog.follower.failed = self._metrics.load_failed
         self._remembering: asyncio.Task[None] | None = None
 
     def _watch_vitals(self) -> Vitals:
@@ -143,6 +148,7 @@ class App:
         gc.collect()
         gc.freeze()
         self._remembering = asyncio.get_running_loop().create_task(self._remember())
+        self.catalog.start()
         self.health.mark_started()
         host = self._settings.server.host
         reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104

@@ -15,6 +15,9 @@ from sluice.errors import (
     CircuitOpen,
     DeadlineExceeded,
     InternalError,
+    Moved,
+    Overloaded,
+    QueueFull,
     ShortOfMemory,
     SluiceError,
     Stopping,
@@ -23,6 +26,9 @@ from sluice.loading import Version
 from sluice.request import InferRequest, InferResponse
 from sluice.telemetry.record import Record
 from sluice.versions import Route
+
+# Seconds before one that was held up asks again for room.
+_LEAST_PAUSE = 0.01
 
 
 class _Watched:
@@ -66,6 +72,8 @@ class Engine:
             route = self._catalog.route(request.model, request.version)  # who answers
             try:
                 return await self._answer(request, route, watched)
+            except Moved:  # it waited while workers changed over to another version
+                return await self._answer_after_all(request, watched)
             except CircuitOpen:  # perhaps only while it waited: then a fallback can still answer
                 route = self._catalog.route(request.model, request.version)
                 if route.version is watched.version:
@@ -82,6 +90,21 @@ class Engine:
         outputs = await version.submit(work)  # queue, batch, worker
         outputs = classification.apply(request, version.spec, outputs)  # scores to classes, where asked for
         return InferResponse(request.model, route.number, request.id, outputs, route.marks)
+
+    async def _answer_after_all(self, request: InferRequest, watched: _Watched) -> InferResponse:
+        """It was let in before workers changed over, so it is not refused because many others waited as well: it comes
+        again when there may be room."""
+        while True:
+            route = self._catalog.route(request.model, request.version)
+            try:
+                return await self._answer(request, route, watched)
+            except Moved:
+                continue
+            except (Overloaded, QueueFull) as error:
+                pause = max(_LEAST_PAUSE, error.retry_after or 0.0)
+                if request.deadline is not None and request.deadline <= time.monotonic() + pause:
+                    raise
+                await asyncio.sleep(pause)
 
     @contextmanager
     def _watch(self, request: InferRequest) -> Iterator[_Watched]:

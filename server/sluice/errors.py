@@ -15,6 +15,7 @@ SluiceError
 │   └── Cancelled           the sender went away
 ├── ServerError             we: a good request that could not be answered
 │   ├── NotReady            the version exists but is not live
+│   │   └── Moved           it waited while workers changed over: to be routed again, and seen by no client
 │   ├── Overloaded          cannot be answered in time with what waits already
 │   ├── QueueFull           the queue's bound is reached
 │   ├── QueueTimeout        waited longer than its queue timeout
@@ -30,6 +31,7 @@ SluiceError
 └── SetupError              the operator: something on disk or in the configuration is wrong
     ├── ConfigError
     └── ModelError
+        └── NoRoom          there is no memory to load it
 """
 
 import os
@@ -103,6 +105,10 @@ class NotReady(ServerError):
     reason = "not_ready"
 
 
+class Moved(NotReady):
+    reason = "moved"
+
+
 class Overloaded(ServerError):
     reason = "overloaded"
 
@@ -161,6 +167,10 @@ class ConfigError(SetupError):
 
 class ModelError(SetupError):
     reason = "model"
+
+
+class NoRoom(ModelError):
+    reason = "no_room"
 
 
 def system_reason(error: OSError) -> str:

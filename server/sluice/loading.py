@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from sluice.admission.circuit import Circuit
+from sluice.admission.gate import Gate
 from sluice.admission.validation import Rules
 from sluice.config import settings as config
-from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, WorkerLost
+from sluice.errors import ModelError, NotReady, WorkerLost
 from sluice.request import Tensor
 from sluice.scheduler.cost import Cost
 from sluice.scheduler.entry import Entry, Limits, Work
@@ -35,7 +36,7 @@ from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
 from sluice.store.trust import Trust
 from sluice.telemetry.record import Record, VersionRecord
-from sluice.workers import devices, profiling, warming, wire
+from sluice.workers import costing, profiling, warming, wire
 from sluice.workers.pool import Pool
 from sluice.workers.probe import probe
 from sluice.workers.worker import Resident, State, Worker
@@ -48,11 +49,6 @@ _T = TypeVar("_T")
 # that runs all kinds of shapes of up to 1024 tokens takes 250 MiB beside its models; a GPU needs far more to be busy.
 DEFAULT_BATCH_TOKENS = {"cpu": 1024, "cuda": 65536}
 DEFAULT_BATCH_ROWS = {"cpu": 64, "cuda": 512}
-
-# The target when nobody sets one: so many times what the longest request takes alone, and at least what a person
-# notices.
-TARGET_MULTIPLE = 10
-LEAST_TARGET = 0.1
 
 # A version is given up when workers died so often while nothing else was loaded.
 _LOADED_ALONE = 3
@@ -81,6 +77,10 @@ class Version:
     trouble: str  # how it failed at warm-up; it is served all the same, since made-up input may be the reason
     seconds: float  # from load to warm
     scheduler: Scheduler
+    resident: Resident  # how a worker comes to hold it
+    size: int = 0  # bytes of its files
+    held: int = 0  # bytes by which the first worker grew that loaded it; 0 = others loaded meanwhile, nobody knows
+    gate: Gate = field(default_factory=lambda: Gate(0))
 
     @property
     def number(self) -> str:
@@ -92,10 +92,22 @@ class Version:
         return reasons[0] if all(reasons) else ""
 
     async def submit(self, work: Work) -> tuple[Tensor, ...]:
+        if self.gate.shut:
+            await self.gate.wait(
+                self.spec.name, work.request.deadline, work.queue_timeout or self.lane.limits.queue_timeout
+            )
         self.circuit.check()
         if not self.lane.policy.workers and (reason := self.absent()):
             raise NotReady(f"'{self.spec.name}' version {self.number} is not at ready state: {reason}")
         return await self.scheduler.submit(self.lane, work)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a version is to live, if not wherever its settings say, and beside whatever is there."""
+
+    workers: Sequence[Worker]
+    first: Worker  # the only one that it is loaded on now
 
 
 class Loader:
@@ -109,20 +121,29 @@ class Loader:
         self._pool = pool
         self._scheduler = scheduler
         self._record = record
-        self._generations = itertools.count(1)
+        self._begun = 0  # loads
         self._alone = asyncio.Lock()
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
         self._hashes = Hashes()
         self._trust = Trust(models, self._hashes)
         self.approval = Approval(models.approval, self._trust, self._hashes)  # before a version is in production
         self._draining: dict[str, Version] = {}  # by their lanes' keys
+        self._under_way: set[int] = set()  # loads
+        self.known_costs: Counter[bool] = Counter()  # whether the cost of a version was known from before
         self.notify: Callable[[], None] = lambda: None  # called whenever a circuit opens or closes
 
-    async def load(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
+    def cache_hits(self) -> dict[tuple[str, bool], int]:
+        """How often each kind of thing was known from before when a version was loaded, and how often not."""
+        looked_up = {"sha256": self._hashes.looked_up, "cost": self.known_costs}
+        return {(name, hit): counted[hit] for name, counted in looked_up.items() for hit in (True, False)}
+
+    async def load(
+        self, files: VersionFiles, fingerprint: object, old: Version | None, place: Place | None = None
+    ) -> Version:
         """A worker that died while several versions were loading does not tell which of them it died of, or whether of
         any: each is tried again, alone."""
         try:
-            return await self._load_once(files, fingerprint, old)
+            return await self._load_once(files, fingerprint, old, place)
         except WorkerLost as error:
             lost = error
         async with self._alone:
@@ -132,22 +153,41 @@ class Loader:
                     async with asyncio.timeout(_BACK_PATIENCE):
                         await asyncio.gather(*(worker.back() for worker in self._pool.workers))
                 try:
-                    return await self._load_once(files, fingerprint, old)
+                    return await self._load_once(files, fingerprint, old, place)
                 except WorkerLost as error:
                     lost = error
         raise lost
 
-    async def _load_once(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
-        began = time.monotonic()
+    async def _load_once(
+        self, files: VersionFiles, fingerprint: object, old: Version | None, place: Place | None
+    ) -> Version:
+        self._begun += 1
+        number = self._begun
+        self._under_way.add(number)
+        try:
+            return await self._bring_up(number, files, fingerprint, old, place)
+        finally:
+            self._under_way.discard(number)
+
+    def choose(self, settings: ModelSettings) -> list[Worker]:
+        """The workers that a version is to live on."""
+        return self._pool.choose(settings.instances, settings.gpus)
+
+    async def _bring_up(
+        self, number: int, files: VersionFiles, fingerprint: object, old: Version | None, place: Place | None
+    ) -> Version:
+        began, alone = time.monotonic(), len(self._under_way) == 1
         settings = files.settings
         verify = partial(_verify, files, self._hashes, self._trust, self._settings.pickle_directories)
         await asyncio.to_thread(verify)
-        key = f"{files.model}/{files.version}#{next(self._generations)}"
-        workers = self._pool.choose(settings.instances, settings.gpus)
-        running = [worker for worker in workers if worker.state is State.RUNNING]
+        key = f"{files.model}/{files.version}#{number}"
+        workers = place.workers if place is not None else self.choose(settings)
+        wanted = [place.first] if place is not None else workers
+        running = [worker for worker in wanted if worker.state is State.RUNNING]
         if not running:
             raise ModelError("no worker is running on the devices this model asks for")
         load = self._load_message(key, files)
+        before = running[0].held()
         try:
             # One worker goes ahead: what kills it, or never ends, costs the others nothing.
             signature = await running[0].load(load)
@@ -158,27 +198,36 @@ class Loader:
             bounds = self._bounds(spec, settings)
             warm_up = warming.works(spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
-            warmed = await _all(_warm(worker, key, spec, warm_up) for worker in running)
-            circumstances = _circumstances(files, running[0])
+            warmed = await _all(costing.warm(worker, key, spec, warm_up) for worker in running)
+            circumstances = costing.circumstances(files, running[0])
             memory = learned.path_of(files.directory, running[0].device.kind)
             longest = settings.max_length or profiling.USUAL_LONGEST
-            cost = await self._cost(running[0], key, spec, bounds, longest, memory, circumstances)
+            asked = costing.Asked(running[0], key, spec, bounds, longest)
+            known = await costing.known(asked, memory, circumstances)
+            self.known_costs[known is not None] += 1
+            cost = known if known is not None else await costing.measured(asked)
+            # Whoever loads something else meanwhile grows as well.
+            alone = alone and self._begun == number
+            held = max(0, running[0].held() - before) if alone else 0
+            size = await asyncio.to_thread(files.size)
         except BaseException:
             for worker in running:
                 worker.unload(key)
             raise
         taken_over = old is not None and not old.record.closed
         record = old.record if taken_over and old else self._record.version(files.model, files.version)
-        target = settings.target_latency or self._limits.target_latency or _default_target(cost, spec, longest)
+        target = settings.target_latency or self._limits.target_latency or costing.usual_target(cost, spec, longest)
         policy: Policy[Entry] = Policy(cost, target, bounds, self._steps(spec, longest))
         policy.shares = self._limits.shares
         lane = Lane(key, spec, self._queue_limits(settings), record, policy)
         record.watch(lambda: self._scheduler.waiting(lane), lambda: policy.utilisation(time.monotonic()), target)
         record.set_padding(spec.padding)
         self._scheduler.add_lane(lane)
-        for worker in workers:
-            worker.adopt(Resident(load, spec, warm_up, verify))
+        resident = Resident(load, spec, warm_up, verify)
+        for worker in wanted:
+            worker.adopt(resident)
         seconds = time.monotonic() - began
+        record.loaded(seconds, size, held)
         trouble = next((one.trouble for one in warmed if one.trouble), "")
         circuit = Circuit(
             lane, workers, warmed[0].passed, partial(self._scheduler.refuse_all, lane), lambda: self.notify()
@@ -201,31 +250,11 @@ class Loader:
             trouble=trouble,
             seconds=seconds,
             scheduler=self._scheduler,
+            resident=resident,
+            size=size,
+            held=held,
+            gate=Gate(lane.limits.queue),
         )
-
-    async def _cost(
-        self,
-        worker: Worker,
-        key: str,
-        spec: ModelSpec,
-        bounds: Bounds,
-        longest: int,
-        memory: Path,
-        circumstances: learned.Circumstances,
-    ) -> Cost:
-        """What was learned in an earlier life, if it is still true; else what a profile says."""
-        state = await asyncio.to_thread(learned.read, memory, circumstances)
-        if state is not None:
-            try:
-                cost = Cost.restore(state)
-            except ValueError as error:
-                log.warning("%s cannot be used (%s); learning anew", memory, error)
-            else:
-                if await profiling.credible(cost, worker, key, spec, longest):
-                    log.info("what batches of '%s' version %s cost is known from before", spec.name, spec.version)
-                    return cost
-                log.info("%s no longer tells the truth; learning anew", memory)
-        return await profiling.profile(worker, key, spec, bounds, longest)
 
     def _steps(self, spec: ModelSpec, longest: int) -> Steps:
         """What batches are padded to: on a CPU exact lengths cost nothing, elsewhere each new shape does."""
@@ -328,51 +357,6 @@ class Loader:
         for worker in version.workers:
             worker.unload(version.lane.key)
         version.record.close()
-
-
-def _circumstances(files: VersionFiles, worker: Worker) -> learned.Circumstances:
-    """What a learned cost depends on beside the traffic."""
-    device = worker.device
-    try:
-        size = files.path.stat().st_size
-    except OSError:
-        size = 0
-    return {
-        "device": device.model,
-        "threads": device.threads,
-        "runtime": devices.runtime(files.backend, device.kind),
-        "file": files.path.name,
-        "size": size,
-    }
-
-
-def _default_target(cost: Cost, spec: ModelSpec, longest: int) -> float:
-    """Two digits, so that it is the same at most starts and easy to say."""
-    alone = cost.seconds(1, longest if spec.has_sequence else 1)
-    return max(LEAST_TARGET, float(f"{TARGET_MULTIPLE * alone:.2g}"))
-
-
-@dataclass(slots=True)
-class _Warmed:
-    """How a version's warm-up went on one worker."""
-
-    trouble: str = ""  # the first failure that is the model's own, not that of input made up here
-    passed: Work | None = None  # the first that was computed well, which is the smallest
-
-
-async def _warm(worker: Worker, key: str, spec: ModelSpec, works: list[Work]) -> _Warmed:
-    """Run them all."""
-    warmed = _Warmed()
-    for work in works:
-        try:
-            await worker.trial(key, spec, [work])
-        except InvalidRequest as error:
-            log.info("model '%s' version %s refuses made-up input: %s", spec.name, spec.version, error.message)
-        except ModelFailed as error:
-            warmed.trouble = warmed.trouble or f"a warm-up run failed: {error.message}"
-        else:
-            warmed.passed = warmed.passed or work
-    return warmed
 
 
 async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:

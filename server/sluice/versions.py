@@ -5,7 +5,7 @@ The catalog changes the states; this file draws the conclusions from them, alway
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,8 @@ class Status:
     reason: str = ""
     version: Version | None = None
     lost: Version | None = None  # what was live until no worker could hold it: a fallback is to be like it
+    tried: object = None  # what it was when it could not be loaded
+    gave_way: bool = False  # there was no room for it beside what is in production
 
 
 class Route(NamedTuple):
@@ -83,6 +85,18 @@ class Versions:
             return sorted(path.name for path in entries if path.is_dir() and not path.name.startswith("."))
         except OSError:
             return []
+
+    def forget_deleted(self, on_disk: Container[str]) -> None:
+        """Models that were unloaded and are not there any more are not known any more."""
+        for name, statuses in list(self.by_model.items()):
+            if name not in on_disk and statuses and all(status.reason == UNLOADED for status in statuses.values()):
+                self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """It is as if there had never been such a model."""
+        self.by_model.pop(name, None)
+        self._aliases.pop(name, None)
+        self._default.pop(name, None)
 
     def all_live(self) -> list[Version]:
         versions = [status.version for statuses in self.by_model.values() for status in statuses.values()]

@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 
 from sluice.errors import system_reason
 from sluice.health import Condition, Part
-from sluice.pressure import Gauge, Level, Memory, Reading
+from sluice.pressure import BEGINS, Gauge, Level, Memory, Reading
 from sluice.telemetry import logs
 from sluice.telemetry.complaints import Complaint
 
@@ -94,6 +94,11 @@ class Vitals(Collector):
         # Its last look may still be at work.
         await asyncio.to_thread(self._reader.shutdown)
         self._memory.close()
+
+    async def room(self) -> int:
+        """Bytes that may still be taken before batches have to shrink; negative if it is time already."""
+        reading = await asyncio.get_running_loop().run_in_executor(self._reader, self._memory.read)
+        return int(BEGINS[Level.SHRINK] * reading.bound.limit) - reading.bound.used
 
     async def _watch(self) -> None:
         """Until cancelled. Whatever goes wrong with looking must not end the watch."""

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from sluice.app import App
-from sluice.catalog import Catalog, IndexRow
+from sluice.catalog import Catalog
 from sluice.config.settings import Models, Settings, Workers
 from sluice.errors import ConfigError, InvalidRequest, ModelError, NotReady, UnknownModel, Unsupported
+from sluice.inventory import IndexRow
 from sluice.request import InferRequest, Tensor
 from sluice.workers.worker import State
 

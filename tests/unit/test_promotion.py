@@ -163,6 +163,23 @@ async def test_no_other_version_answers_while_production_is_not_there(opened: Op
         assert app.catalog.capable(), "as with any model that could not be loaded"
 
 
+async def test_the_log_tells_the_way_back_when_production_is_not_there(
+    opened: Opened, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for named, said in (
+        ("production = 2\nprevious = 1\n", "`sluice rollback tagger` puts back version 1, which was there before"),
+        ("production = 2\n", "version 2 is in production and cannot answer"),
+    ):
+        (model / aliases.ALIASES).write_text(named)
+        (model / "2" / "model.onnx").write_bytes(b"nothing of the kind")
+        caplog.clear()
+        async with opened() as app:
+            assert said in caplog.text
+            assert ("rollback" in caplog.text) == ("previous" in named)
+            with pytest.raises(NotReady):
+                await factor(app)
+
+
 async def test_its_fallback_answers_while_production_is_not_there(opened: Opened, model: Path, tmp_path: Path) -> None:
     (model / "model.toml").write_text('fallback = "tagger/3"\n')
     async with opened() as app:

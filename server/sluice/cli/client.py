@@ -55,6 +55,10 @@ class Client:
             headers[_JSON_LENGTH] = str(len(head))
         return self._call("POST", path, head + binary, headers)
 
+    def delete(self, path: str, document: Any) -> Reply:
+        """What is said about it goes along as JSON."""
+        return self._call("DELETE", path, json.dumps(document).encode(), {"Content-Type": "application/json"})
+
     def _call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], accept: int = 200) -> Reply:
         connection = self._connection(self._host, self._port, timeout=self._timeout)
         try:

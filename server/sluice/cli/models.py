@@ -64,6 +64,7 @@ def unload_model(
 
 app.command("show", cls=Command)(manifests.show)
 app.command("diff", cls=Command)(manifests.diff)
+app.command("unalias", cls=Command)(promote.unalias)
 app.command("history", cls=Command)(promote.history)
 
 

@@ -1,4 +1,4 @@
-"""`sluice promote`, `sluice rollback` and `sluice models history`: which version is in production, since when and why.
+"""`sluice promote`, `sluice rollback`, `sluice models unalias` and `… history`: which version has which name, and why.
 
 They ask a running server, or with --repository change the directory itself, which servers heed at their next load.
 """
@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import typer
 
-from sluice.cli.client import DEFAULT_URL, Client, Url, model_path
+from sluice.cli.client import DEFAULT_URL, Client, Reply, Url, model_path
 from sluice.cli.console import CommandError, print_json, print_table
 from sluice.cli.options import Json, settings_here
 
@@ -60,6 +60,31 @@ def rollback(
 ) -> None:
     """Put back into production what was there before; once more takes that back."""
     _promote(name, "previous", "production", by, reason, repository, Client(url, timeout), as_json)
+
+
+def unalias(
+    name: Name,
+    alias: Annotated[str, typer.Argument(help="The alias to take away.")],
+    by: By = "",
+    reason: Reason = "",
+    repository: Repository = None,
+    url: Url = DEFAULT_URL,
+    timeout: Timeout = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Take an alias away from the version that has it; the version is not kept live for it any more."""
+    by = by or _user()
+    if repository is not None:
+        from sluice.store import aliases
+
+        change: Mapping[str, Any] = asdict(aliases.remove(_directory(repository, name), alias, by, reason))
+    else:
+        sent = {"by": by, "reason": reason}
+        change = _answered(Client(url, timeout).delete(f"{model_path(name)}/aliases/{quote(alias, safe='')}", sent))
+    if as_json:
+        print_json(change)
+    else:
+        print(f"{name} has no {alias} any more, it was version {change['before']}")
 
 
 def history(
@@ -112,7 +137,11 @@ def _changed(
         _check_approved(directory, alias, version)
         return asdict(aliases.promote(directory, alias, version, by, reason))
     sent = {"version": version, "by": by, "reason": reason}
-    change = client.post(f"{model_path(name)}/aliases/{quote(alias, safe='')}", sent).json
+    return _answered(client.post(f"{model_path(name)}/aliases/{quote(alias, safe='')}", sent))
+
+
+def _answered(reply: Reply) -> Mapping[str, Any]:
+    change = reply.json
     if not isinstance(change, dict) or not {"before", "after", "alias"} <= change.keys():
         raise CommandError("the server does not say what it did", "is this a Sluice server, of this version?")
     return change

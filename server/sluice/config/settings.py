@@ -91,6 +91,17 @@ class Models(Section):
     repository: Path = Field(default=Path("models"), description="Directory of models: <name>/<version>/model.onnx.")
     load: list[str] = Field(default=["*"], description='Models loaded at the start; ["*"] = all, [] = none.')
     control: bool = Field(default=True, description="Let clients load and unload models through the API.")
+    watch: float = Field(
+        default=0.0,
+        ge=0,
+        description="Seconds between two looks whether models changed on disk, to follow what has come to rest;"
+        " 0 = only when told to.",
+    )
+    replace: Literal["auto", "beside", "in-turn"] = Field(
+        default="auto",
+        description="How a new version takes the place of an old one: beside it, worker by worker in its place, or auto"
+        " = beside if memory has room for both.",
+    )
     python_directories: list[Path] = Field(
         default=[],
         description="Directories whose models may bring Python code (model.py); none by default.",

@@ -10,9 +10,9 @@ from sluice import __version__
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sluice.catalog import ModelMetadata
     from sluice.config.settings import Server
     from sluice.health import Report
+    from sluice.inventory import ModelMetadata
     from sluice.spec import TensorSpec
 
 SERVER_NAME = "sluice"

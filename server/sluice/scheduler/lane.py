@@ -31,6 +31,7 @@ class Lane:
 
     async def drained(self) -> None:
         """Until nothing waits and nothing runs."""
-        if len(self.policy) or self.running:
-            self._empty = self._empty or asyncio.Event()
+        while len(self.policy) or self.running:
+            if self._empty is None or self._empty.is_set():
+                self._empty = asyncio.Event()
             await self._empty.wait()

@@ -42,13 +42,13 @@ _HEADING = (
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An alias was given to a version."""
+    """An alias was given to a version, or taken away."""
 
     time: str  # ISO 8601, UTC
     by: str
     alias: str
     before: str  # the version that had it; "" = none
-    after: str
+    after: str  # the version that has it now; "" = none
     reason: str = ""
 
 
@@ -123,6 +123,25 @@ def promote(directory: Path, alias: str, wanted: str, by: str, reason: str = "",
             if len(changed) > MAX_ALIASES:
                 raise InvalidRequest(f"'{directory.name}' has {MAX_ALIASES} aliases already")
             _write(directory, changed, history, change)
+            return change
+    except OSError as error:
+        raise ModelError(f"{directory.name}/{HISTORY}: cannot be written: {system_reason(error)}") from error
+
+
+def remove(directory: Path, alias: str, by: str, reason: str = "") -> Change:
+    """Take an alias away from whichever version has it."""
+    check(alias)
+    _check_text("who removes", by, MAX_WHO)
+    _check_text("the reason", reason, MAX_REASON)
+    if not (directory / ALIASES).exists():
+        resolve(directory.name, {}, alias)  # which raises, and leaves no history of nothing
+    try:
+        with (directory / HISTORY).open("a+b") as history:
+            fcntl.flock(history, fcntl.LOCK_EX)  # until it is closed
+            aliases = read(directory)
+            before = resolve(directory.name, aliases, alias)
+            change = Change(datetime.now(UTC).isoformat(timespec="seconds"), by, alias, before, "", reason)
+            _write(directory, {name: number for name, number in aliases.items() if name != alias}, history, change)
             return change
     except OSError as error:
         raise ModelError(f"{directory.name}/{HISTORY}: cannot be written: {system_reason(error)}") from error

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath, PurePosixPath
@@ -96,6 +97,7 @@ class Hashes:
     def __init__(self) -> None:
         self._known: dict[str, tuple[_Identity, str]] = {}
         self._lock = threading.Lock()
+        self.looked_up: Counter[bool] = Counter()  # whether a file's was known
 
     def of(self, directory: Path, names: Iterable[str]) -> dict[str, tuple[str, int]]:
         """By name; ModelError if one cannot be read."""
@@ -110,7 +112,9 @@ class Hashes:
                 before = _identity(file.fileno())
                 with self._lock:
                     known = self._known.get(key)
-                if known is not None and known[0] == before:
+                    hit = known is not None and known[0] == before
+                    self.looked_up[hit] += 1
+                if known is not None and hit:
                     return known[1], before[0]
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
                 after = _identity(file.fileno())

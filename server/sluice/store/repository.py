@@ -10,12 +10,13 @@ found all the same. Nothing is loaded here.
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sluice.errors import ModelError, UnknownModel
 from sluice.store import aliases, pbtxt, toml
+from sluice.store.contents import files_of
 from sluice.store.settings import BACKENDS, ModelSettings, combine
 
 _NAME = re.compile(r"\w[\w.+@:=~ -]*(?<! )")
@@ -41,6 +42,13 @@ class VersionFiles:
     path: Path  # the model file
     backend: str
     settings: ModelSettings
+
+    def size(self) -> int:
+        """Bytes of its files; 0 if they cannot be read."""
+        try:
+            return sum((self.directory / name).stat().st_size for name in files_of(self.directory))
+        except (ModelError, OSError):
+            return 0
 
 
 @dataclass(frozen=True)
@@ -68,16 +76,26 @@ def is_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not _TEMPORARY.fullmatch(name)
 
 
-def find(repository: Path, name: str, config: str | None = None, also: str = "") -> Finding:
+def is_number(name: str) -> bool:
+    """Whether a version's directory may be called so."""
+    return bool(_VERSION.fullmatch(name))
+
+
+def find(
+    repository: Path, name: str, config: str | None = None, also: str = "", unfinished: Collection[str] = ()
+) -> Finding:
     """One model. `config`, from a load request, stands in for config.pbtxt and has the last word over model.toml.
-    The version `also` is among those found, whatever the policy says."""
+    The version `also` is among those found, whatever the policy says; the `unfinished` are as if they were not there.
+    """
     directory = repository / name
     if not is_name(name) or not os.path.isdir(directory):  # isdir never raises
         raise UnknownModel(f"Request for unknown model: '{name}' is not found")
-    return _examine(repository, directory, config, also)
+    return _examine(repository, directory, config, also, unfinished)
 
 
-def _examine(repository: Path, directory: Path, config: str | None, also: str = "") -> Finding:
+def _examine(
+    repository: Path, directory: Path, config: str | None, also: str = "", unfinished: Collection[str] = ()
+) -> Finding:
     name = directory.name
     if not _NAME.fullmatch(name):
         shown = name.encode("utf-8", "backslashreplace").decode()
@@ -90,10 +108,11 @@ def _examine(repository: Path, directory: Path, config: str | None, also: str = 
     versions: list[VersionFiles] = []
     problems: list[tuple[str, str]] = []
     try:
-        found = _versions(directory)
+        found = [number for number in _versions(directory) if number not in unfinished]
         named = aliases.read(directory)
         wanted, problems = _choose(directory, found, settings)
         problems += [problem for problem in _missing(directory, found, named) if problem[0] not in dict(problems)]
+        problems = [problem for problem in problems if problem[0] not in unfinished]
         wanted = [number for number in found if number in wanted or number in named.values() or number == also]
     except (ModelError, OSError) as error:
         return Finding(name, settings, (), (("", _reason(error, directory)),))

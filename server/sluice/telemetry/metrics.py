@@ -9,7 +9,7 @@ are exposed as untyped, which `rate()` and `increase()` treat alike.
 import platform
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
@@ -101,6 +101,9 @@ class VersionMeters:
     queue_length: Callable[[], int] = int  # int() is 0: nothing queues until someone says what to read
     utilisation: Callable[[], float] = float
     target: float = 0.0
+    load_seconds: float = 0.0
+    size: int = 0
+    held: int = 0
     padding: Padding | None = None
     breaker_state: Callable[[], int] = int  # closed until someone says what to read
     breaker_openings: int = 0
@@ -148,6 +151,10 @@ GAUGES = (
         lambda m: m.utilisation(),
     ),
     _Number("sluice_target_latency_seconds", "Seconds in which requests shall be answered.", lambda m: m.target),
+    _Number(
+        "sluice_model_load_seconds", "Seconds that a live version took from load to warm.", lambda m: m.load_seconds
+    ),
+    _Number("sluice_model_bytes", "Bytes of a live version's files.", lambda m: m.size),
     _Number(
         "sluice_breaker_state",
         "A version's circuit: 0 closed, 1 half-open, 2 open, which answers its requests at once.",
@@ -209,6 +216,9 @@ class Metrics(Collector):
         self.registry = CollectorRegistry() if registry is None else registry
         self.worker_states: Callable[[], dict[str, int]] = dict  # dict() is empty: no workers known yet
         self.worker_restarts: Counter[str] = Counter()  # by cause
+        self.in_use: Callable[[], Iterable[tuple[str, str, str]]] = tuple  # (model, version, alias)
+        self.cache_hits: Callable[[], Mapping[tuple[str, bool], int]] = dict  # by (what, whether it was known)
+        self._failed_loads: Counter[str] = Counter()  # by model: as many as the repository has
         self._versions: dict[tuple[str, str], VersionMeters] = {}
         self._refused: Counter[tuple[str, str, str]] = Counter()  # (model, version, reason)
         self._stood_in: Counter[tuple[str, str, str]] = Counter()  # (model, version, fallback): as many as configured
@@ -240,6 +250,10 @@ class Metrics(Collector):
         """Count a request that another version answers instead of the one asked for."""
         self._stood_in[model, version, fallback] += 1
 
+    def load_failed(self, model: str) -> None:
+        """Count a version that could not be brought up."""
+        self._failed_loads[model] += 1
+
     def _knows(self, model: str) -> bool:
         return any(name == model for name, _ in self._versions)
 
@@ -250,6 +264,7 @@ class Metrics(Collector):
     def collect(self) -> Iterator[Metric]:
         versions = tuple(self._versions.values())
         yield from self._server()
+        yield from self._loads(versions)
         yield from self._requests(versions)
         yield from _numbers(versions)
         yield from _distributions(versions)
@@ -270,6 +285,39 @@ class Metrics(Collector):
         for cause in CAUSES:
             restarts.add_metric((cause,), self.worker_restarts[cause])
         yield restarts
+
+    def _loads(self, versions: tuple[VersionMeters, ...]) -> Iterator[Metric]:
+        failures = CounterMetricFamily(
+            "sluice_model_load_failures", "Versions that could not be brought up.", labels=("model",)
+        )
+        for model, count in self._failed_loads.items():
+            failures.add_metric((model,), count)
+        yield failures
+        held = GaugeMetricFamily(
+            "sluice_model_memory_bytes",
+            "Bytes by which a worker grew that loaded and warmed a live version, if nothing else was loaded meanwhile.",
+            labels=VERSION,
+        )
+        for meters in versions:
+            if meters.held:
+                held.add_metric(meters.labels, meters.held)
+        yield held
+        in_use = GaugeMetricFamily(
+            "sluice_version_in_use",
+            "The version that an alias stands for, or without one that answers requests that name none; always 1.",
+            labels=(*VERSION, "alias"),
+        )
+        for labels in self.in_use():
+            in_use.add_metric(labels, 1)
+        yield in_use
+        lookups = CounterMetricFamily(
+            "sluice_model_cache_lookups",
+            "Files' sha256, and versions' costs, that were known from before when they were wanted, or not.",
+            labels=("cache", "outcome"),
+        )
+        for (kind, known), count in self.cache_hits().items():
+            lookups.add_metric((kind, "hit" if known else "miss"), count)
+        yield lookups
 
     def _requests(self, versions: tuple[VersionMeters, ...]) -> Iterator[Metric]:
         answered: Counter[tuple[str, str]] = Counter()

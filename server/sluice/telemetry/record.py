@@ -113,6 +113,12 @@ class VersionRecord:
         self._meters.utilisation = utilisation
         self._meters.target = target
 
+    def loaded(self, seconds: float, size: int, held: int) -> None:
+        """Show what loading it took, the bytes of its files, and those that a worker holds for it; 0 = not known."""
+        self._meters.load_seconds = seconds
+        self._meters.size = size
+        self._meters.held = held
+
     def set_padding(self, padding: Padding) -> None:
         """Show what the probe at warm-up found."""
         self._meters.padding = padding

@@ -23,6 +23,7 @@ from sluice.errors import (
     InvalidRequest,
     ModelError,
     ModelFailed,
+    NoRoom,
     OutOfDeviceMemory,
     SluiceError,
     WorkerLost,
@@ -377,7 +378,7 @@ class Life:
                 if fault == Fault.DEVICE:
                     self._device_failed(reason)  # which ends the loading as well
                 else:
-                    self._settle_load(key, ModelError(reason))
+                    self._settle_load(key, NoRoom(reason) if fault == Fault.MEMORY else ModelError(reason))
             case wire.Done(number) if (job := self._job) is not None and job.number == number:
                 self._computed(job, message)
             case wire.Failed(number, reason, fault) if (job := self._job) is not None and job.number == number:

@@ -323,6 +323,23 @@ class Worker:
             life.unload(key)
         self._lives.try_switch()
 
+    async def vacate(self, key: str) -> Resident | None:
+        """Give a version up for another, once nothing of it is computed here; None if it was not to be held."""
+        resident = self._residents.pop(key, None)
+        self.switched()  # it is given no more batches
+        limit = asyncio.timeout(None)
+        self._waiting.add(limit)
+        try:
+            async with limit, self._scheduler.turn(self):
+                pass  # whatever it computed has ended
+        except TimeoutError:
+            pass  # it is out of service, and computes nothing
+        finally:
+            self._waiting.discard(limit)
+        self.unload(key)
+        self.trim()
+        return resident
+
     async def back(self) -> None:
         """Until it runs and holds its versions again, if it died."""
         await self._lives.back()
@@ -422,6 +439,11 @@ class Worker:
     def memory(self) -> int:
         """Bytes that its processes hold for themselves: neither pages of files nor slots."""
         return sum(look.anonymous for pid in self.pids if (look := look_at(pid)) is not None)
+
+    def held(self) -> int:
+        """Bytes that its current process holds for itself."""
+        look = look_at(self.pid) if self.pid else None
+        return look.anonymous if look is not None else 0
 
     def parts(self) -> list[Part]:
         """The worker and its device, as an operator wants to know them."""

@@ -61,6 +61,17 @@ def test_other_aliases_and_json(capsys: Captured) -> None:
     assert found["history"][0] == change
 
 
+def test_an_alias_is_taken_away(repository: Path, capsys: Captured) -> None:
+    assert run("promote", "m", "2", "--alias", "staging") == 0
+    assert run("models", "unalias", "m", "staging", "--by", "ann", "--reason", "done") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "m has no staging any more, it was version 2"
+    assert aliases.read(repository / "m") == {}
+    last = aliases.history(repository / "m")[-1]
+    assert (last.by, last.alias, last.before, last.after, last.reason) == ("ann", "staging", "2", "", "done")
+    assert run("models", "unalias", "m", "staging") == 1
+    assert "version staging is not found among aliases; there are none" in capsys.readouterr().err
+
+
 def test_what_cannot_be_is_said(capsys: Captured) -> None:
     assert run("models", "history", "m") == 0
     assert capsys.readouterr().out == "no aliases\n"

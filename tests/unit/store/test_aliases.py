@@ -150,6 +150,33 @@ def test_everybody_is_heard_when_many_promote_at_once(model: Path) -> None:
     assert sorted(json.loads(line)["alias"] for line in lines) == sorted(f"a{count}" for count in range(32))
 
 
+def test_an_alias_is_taken_away_with_who_and_why(model: Path) -> None:
+    aliases.promote(model, "production", "1", "ann")
+    aliases.promote(model, "staging", "2", "ann")
+    change = aliases.remove(model, "staging", "bob", "done with it")
+    assert (change.by, change.alias, change.before, change.after, change.reason) == (
+        "bob",
+        "staging",
+        "2",
+        "",
+        "done with it",
+    )
+    assert aliases.read(model) == {"production": "1"}
+    assert aliases.history(model)[-1] == change
+    for alias in ("staging", "previous"):
+        with pytest.raises(UnknownModel, match=f"version {alias} is not found among aliases; there are production"):
+            aliases.remove(model, alias, "bob")
+    with pytest.raises(InvalidRequest, match="is not an alias"):
+        aliases.remove(model, "1", "bob")
+    assert len(aliases.history(model)) == 3
+
+
+def test_where_there_are_no_aliases_none_is_taken_away(model: Path) -> None:
+    with pytest.raises(UnknownModel, match="there are none"):
+        aliases.remove(model, "production", "bob")
+    assert not (model / aliases.HISTORY).exists()
+
+
 def test_there_is_a_bound(model: Path) -> None:
     for count in range(aliases.MAX_ALIASES):
         aliases.promote(model, f"a{count}", "1", "")

@@ -44,6 +44,7 @@ class Admin:
         routes += [
             Route("GET", "/v2/models/{model}/aliases", self.aliases),
             Route("POST", "/v2/models/{model}/aliases/{alias}", self.promote),
+            Route("DELETE", "/v2/models/{model}/aliases/{alias}", self.remove_alias),
         ]
         for path in ("/v2/trace/setting", "/v2/models/{model}/trace/setting"):
             routes += [Route("GET", path, self.trace), Route("POST", path, self.update_trace)]
@@ -101,14 +102,16 @@ class Admin:
         return json_reply({**asdict(now), "history": [asdict(change) for change in changes]})
 
     async def promote(self, exchange: Exchange) -> Reply:
-        """The header has the word over the body: a proxy that knows who asks can set it."""
         sent = await self._json(exchange, schema.PROMOTE)
-        try:
-            by = exchange.headers.get(_BY, b"").decode() or sent.by
-        except UnicodeDecodeError:
-            raise InvalidRequest(f"{_BY.decode()}: not UTF-8") from None
         change = await self._services.catalog.promote(
-            exchange.model, exchange.path["alias"], str(sent.version), by, sent.reason
+            exchange.model, exchange.path["alias"], str(sent.version), _who(exchange, sent.by), sent.reason
+        )
+        return json_reply(asdict(change))
+
+    async def remove_alias(self, exchange: Exchange) -> Reply:
+        sent = await self._json(exchange, schema.REMOVE_ALIAS)
+        change = await self._services.catalog.remove_alias(
+            exchange.model, exchange.path["alias"], _who(exchange, sent.by), sent.reason
         )
         return json_reply(asdict(change))
 
@@ -166,6 +169,14 @@ class Admin:
         """The body as a typed value; an empty body is an empty object."""
         content = await body.read(exchange, self._services.limits.max_message_bytes)
         return schema.decode(decoder, content or b"{}")
+
+
+def _who(exchange: Exchange, said: str) -> str:
+    """The header has the word over the body: a proxy that knows who asks can set it."""
+    try:
+        return exchange.headers.get(_BY, b"").decode() or said
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{_BY.decode()}: not UTF-8") from None
 
 
 def _trace(settings: dict[str, list[str]]) -> dict[str, Any]:

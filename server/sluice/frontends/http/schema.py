@@ -62,6 +62,11 @@ class PromoteBody(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class RemoveAliasBody(msgspec.Struct, forbid_unknown_fields=True):
+    by: str = ""
+    reason: str = ""
+
+
 class RegionBody(msgspec.Struct):
     key: str
     byte_size: Size
@@ -73,6 +78,7 @@ INDEX = msgspec.json.Decoder(IndexBody)
 LOAD = msgspec.json.Decoder(LoadBody)
 UNLOAD = msgspec.json.Decoder(UnloadBody)
 PROMOTE = msgspec.json.Decoder(PromoteBody)
+REMOVE_ALIAS = msgspec.json.Decoder(RemoveAliasBody)
 REGION = msgspec.json.Decoder(RegionBody)
 LOG = msgspec.json.Decoder(dict[str, bool | int | str])
 TRACE = msgspec.json.Decoder(dict[str, str | int | list[str] | None])

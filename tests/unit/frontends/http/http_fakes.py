@@ -11,13 +11,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from sluice.catalog import Aliases, IndexRow, ModelMetadata
 from sluice.config.settings import Server
 from sluice.errors import ShortOfMemory, SluiceError, UnknownModel
 from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
 from sluice.frontends.services import Services
 from sluice.health import Condition, Part, Report
+from sluice.inventory import Aliases, IndexRow, ModelMetadata
 from sluice.request import InferRequest, InferResponse, Tensor
 from sluice.spec import TensorSpec
 from sluice.store.aliases import Change
@@ -116,6 +116,11 @@ class FakeCatalog:
     async def promote(self, name: str, alias: str, version: str, by: str, reason: str = "") -> Change:
         self._check(name)
         self.calls.append(("promote", name, alias, version, by, reason))
+        return CHANGE
+
+    async def remove_alias(self, name: str, alias: str, by: str, reason: str = "") -> Change:
+        self._check(name)
+        self.calls.append(("remove_alias", name, alias, by, reason))
         return CHANGE
 
 

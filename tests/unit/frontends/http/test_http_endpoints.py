@@ -365,9 +365,14 @@ async def test_aliases() -> None:
         async with wire(server.port) as client:
             answer = await client.request("POST", path, b'{"version": 2, "by": "ann"}', {"Sluice-By": "bob"})
             assert answer.status == 200
+            for content, headers in (b'{"by": "ann", "reason": "done"}', {}), (b"", {"Sluice-By": "bob"}):
+                assert (await client.request("DELETE", path, content, headers)).status == 200
+            assert (await client.request("DELETE", path, b'{"version": "2"}')).status == 400
         assert server.catalog.calls == [
             ("promote", "a/b", "production", "2", "ann", "why not"),
             ("promote", "a/b", "production", "2", "bob", ""),
+            ("remove_alias", "a/b", "production", "ann", "done"),
+            ("remove_alias", "a/b", "production", "bob", ""),
         ]
         for body, named in ({}, "version"), ({"version": []}, "version"), ({"version": "2", "why": ""}, "why"):
             status, answered = await post(server, path, body)
