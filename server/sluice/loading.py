@@ -126,7 +126,7 @@ class Loader:
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
         self._hashes = Hashes()
         self._trust = Trust(models, self._hashes)
-        self.approval = Approval(models.approval, self._trust, self._hashes)  # before a version is in production
+        self.approval = Approval(models, self._trust, self._hashes)  # of what shall be in production
         self._draining: dict[str, Version] = {}  # by their lanes' keys
         self._under_way: set[int] = set()  # loads
         self.known_costs: Counter[bool] = Counter()  # whether the cost of a version was known from before
@@ -373,8 +373,7 @@ def _asked(settings: ModelSettings) -> Padding | None:
 
 
 def _verify(files: VersionFiles, hashes: Hashes, trust: Trust, pickle_directories: list[Path]) -> None:
-    """ModelError if the version is not what its manifest says, is not signed as it must be, or has in it what nobody
-    should load."""
+    """ModelError if the version is not as it was sealed and signed, or has in it what nobody should load."""
     trust.check(files.directory, _compared(files, hashes))
     inspection.inspect(files, pickle_directories)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 
 from sluice.config.settings import Models
@@ -21,15 +20,15 @@ _PASSED = "passed"
 class Approval:
     """The rules of one repository."""
 
-    def __init__(self, rules: Collection[str], trust: Trust, hashes: Hashes | None = None) -> None:
-        self._rules = rules
+    def __init__(self, models: Models, trust: Trust, hashes: Hashes) -> None:
+        self._rules = models.approval
         self._trust = trust
-        self._hashes = hashes or Hashes()
+        self._hashes = hashes
 
     @classmethod
     def of(cls, models: Models) -> Approval:
         hashes = Hashes()
-        return cls(models.approval, Trust(models, hashes), hashes)
+        return cls(models, Trust(models, hashes), hashes)
 
     def check(self, directory: Path) -> None:
         """NotApproved unless the version in this directory may become production."""

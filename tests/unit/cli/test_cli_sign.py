@@ -33,7 +33,7 @@ def refused(capsys: Captured, *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_a_version_is_signed_and_verified(capsys: Captured) -> None:
+def test_a_version_is_signed_and_verified(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "signed: no\n" in printed(capsys, "verify", "tagger/1")
     out = printed(capsys, "sign", "tagger/1", "--key", "keys/ann.key")
     assert out.startswith("models/tagger/1 is signed by key sha256:")
@@ -45,6 +45,9 @@ def test_a_version_is_signed_and_verified(capsys: Captured) -> None:
     assert "whole and unchanged" in out
     assert "signed: by key sha256:" in out
     assert "(keys/ann.pub)\n" in out
+    monkeypatch.chdir("models/tagger/1")
+    assert "(../../../keys/ann.pub)" in printed(capsys, "verify", ".", "--trusted-key", "tagger=../../../keys/ann.pub")
+    monkeypatch.chdir("../../..")
     signers.signer(Path("keys"), "bob")
     assert "who is not trusted" in refused(capsys, "verify", "tagger/1", "--trusted-key", "keys/bob.pub")
     assert "trusted here are none" in refused(

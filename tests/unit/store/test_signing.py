@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import signers
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from hypothesis import given
+from hypothesis import strategies as st
 from signers import Signer
 
 from sluice.errors import ModelError
@@ -181,6 +184,31 @@ def test_nobody_is_believed_who_is_not_trusted(version: Path, ann: Signer, mallo
 def test_what_is_no_signature(version: Path, ann: Signer, text: str, reason: str) -> None:
     (version / "model.sig").write_text(text)
     assert f"tagger/1/model.sig: {reason}" in refused(version, ann.public)
+
+
+@given(data=st.data())
+def test_whatever_lies_there_is_refused_or_says_the_same(data: st.DataObject, signed: tuple[bytes, Path]) -> None:
+    text, public = signed
+    begin = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(begin, min(len(text), begin + 40)))
+    damaged = text[:begin] + data.draw(st.binary(max_size=40)) + text[end:]
+    good = signatures.parse(text, "model.sig")
+    other = {**good.digests, "model.onnx": "0" * 64}
+    with contextlib.suppress(ModelError):
+        signature = signatures.parse(damaged, "model.sig")
+        signing.verify(signature, good.digests, [trusted_key(public)])
+    with pytest.raises(ModelError):
+        signing.verify(signatures.parse(damaged, "model.sig"), other, [trusted_key(public)])
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
+    """A signature, and the key that it was made with."""
+    place = tmp_path_factory.mktemp("signed")
+    directory = graphs.tagger(place).parent
+    seal(directory)
+    ann = signers.signer(place / ".keys", "ann")
+    return sign(directory, ann).text, ann.public
 
 
 def test_files_that_nobody_should_wait_for_or_read(version: Path, ann: Signer) -> None:
