@@ -108,6 +108,7 @@ class Place:
 
     workers: Sequence[Worker]
     first: Worker  # the only one that it is loaded on now
+    like: Cost  # of what it takes the place of
 
 
 class Loader:
@@ -205,6 +206,8 @@ class Loader:
             asked = costing.Asked(running[0], key, spec, bounds, longest)
             known = await costing.known(asked, memory, circumstances)
             self.known_costs[known is not None] += 1
+            if known is None and place is not None:  # requests may wait for this
+                known = await costing.borrowed(asked, place.like)
             cost = known if known is not None else await costing.measured(asked)
             # Whoever loads something else meanwhile grows as well.
             alone = alone and self._begun == number

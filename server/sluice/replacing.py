@@ -119,7 +119,7 @@ class Replacer:
         try:
             await _hold_up(leaving, first)
             given_up += await _vacate(first[0], leaving)
-            version = await self._loader.load(files, fingerprint, old, Place(workers, first[0]))
+            version = await self._loader.load(files, fingerprint, old, Place(workers, first[0], leaving[0].cost))
         except BaseException as error:
             reason = error.message if isinstance(error, SluiceError) else repr(error)
             log.warning("model '%s': back to %s: %s", files.model, _names(leaving), reason)

@@ -98,9 +98,8 @@ class Tracker:
         """Whether its last version was removed, and no alias says that it should be there."""
         directory = self._settings.repository / name
         try:
-            return not any(repository.is_number(path.name) for path in directory.iterdir()) and not aliases.read(
-                directory
-            )
+            there = any(repository.is_number(path.name) for path in directory.iterdir())
+            return not there and not aliases.read(directory).keys() - {aliases.PREVIOUS}
         except (OSError, ModelError):
             return False
 

@@ -183,6 +183,7 @@ async def test_in_turn_where_there_is_none(opened: Opened, model: Path, caplog: 
         assert set(answers) <= {10, 20}
         assert live(app) == ["2"]
     assert "version 2 replaces version 1 in turn: there is no room for it beside: it would take about" in caplog.text
+    assert "what batches of 'tagger' version 2 cost is as before" in caplog.text
 
 
 ALONE = """
@@ -224,6 +225,38 @@ async def test_in_turn_where_the_device_has_no_room(
         graphs.python_model(tmp_path, "alone", ALONE, version="3")
         with pytest.raises(ModelError, match="out of memory"):
             await app.catalog.load("alone")
+
+
+KILLER = """
+import os
+
+
+class Model:
+    def load(self, directory, parameters):
+        os._exit(3)
+
+    def run(self, inputs):
+        return inputs
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_one_that_kills_its_worker_leaves_the_old_one(opened: Opened, tmp_path: Path, workers: int) -> None:
+    graphs.python_echo(tmp_path)
+    tensor = Tensor("x", "INT64", (1, 1), np.array([5], "<i8").tobytes())
+    async with opened(workers, python_directories=[tmp_path]) as app:
+        graphs.python_model(tmp_path, "echo", KILLER, version="2")
+        loading = asyncio.create_task(app.catalog.load("echo"))
+        answers = []
+        while not loading.done():
+            response = await app.engine.infer(InferRequest("echo", "", (tensor,)))
+            answers.append(response.outputs[0].array().tolist())
+        with pytest.raises(ModelError, match="died"):
+            await loading
+        assert answers == [[[5]]] * len(answers)
+        version = app.catalog.live("echo")
+        assert version.number == "1"
+        assert all(worker.holds(version.lane.key) for worker in app.pool.workers)
 
 
 async def test_files_changed_in_place_leave_no_way_back(opened: Opened, model: Path) -> None:

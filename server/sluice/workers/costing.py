@@ -70,6 +70,19 @@ async def known(asked: Asked, memory: Path, under: learned.Circumstances) -> Cos
     return None
 
 
+async def borrowed(asked: Asked, like: Cost) -> Cost | None:
+    """What is known of another version, if a few runs say that it is true of this one as well: for when there is no
+    time to measure."""
+    try:
+        cost = Cost.restore(like.state())
+    except ValueError:  # nothing was ever measured of it
+        return None
+    if not await profiling.credible(cost, asked.worker, asked.key, asked.spec, asked.longest):
+        return None
+    log.info("what batches of '%s' version %s cost is as before", asked.spec.name, asked.spec.version)
+    return cost
+
+
 async def measured(asked: Asked) -> Cost:
     return await profiling.profile(asked.worker, asked.key, asked.spec, asked.bounds, asked.longest)
 
