@@ -13,7 +13,7 @@ import pytest
 import signers
 from servers import Server, StartServer, end, launch
 from signers import Signer
-from traffic import Load
+from traffic import Load, until
 
 from sluice.cli.main import main
 from sluice.store import signing
@@ -128,6 +128,16 @@ def test_a_worker_that_takes_a_dead_one_s_place_verifies_it_too(server: Server, 
     assert total(server, "certified") == 2
     assert total(server, "good") == 503
     assert "good/1 is not signed" in server.output()
+
+
+def test_what_is_signed_while_the_directory_is_watched_is_served(
+    start_server: StartServer, repository: Path, trusted: tuple[str, ...], keys: dict[str, Signer]
+) -> None:
+    server = start_server(repository, "--workers", "1", "--watch", "0.05", "--signatures", "require", *trusted)
+    assert total(server, "unsigned") == 503
+    sign(repository / "unsigned" / "1", keys["ann"])
+    until(lambda: total(server, "unsigned") == 2, "it is served")
+    assert total(server, "forged") == 503
 
 
 def test_one_may_be_warned_only(
