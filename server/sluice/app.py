@@ -31,6 +31,7 @@ from sluice.scheduler.loop import Scheduler
 from sluice.scheduler.quarantine import Quarantine
 from sluice.spec import BYTES, ModelSpec, TensorSpec
 from sluice.store import learned
+from sluice.store.trust import Trust
 from sluice.telemetry import logs
 from sluice.telemetry.exposition import MetricsServer
 from sluice.telemetry.metrics import Metrics
@@ -218,6 +219,7 @@ class App:
 def serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:
     """Serve until a signal; the process's exit code."""
     logs.configure(settings.log)
+    Trust(settings.models).prepare()
     # Beside the connections of both protocols there is what the server itself and its workers need.
     allow_more_files(2 * settings.server.max_connections + 256)
     return uvloop.run(_serve(settings, announce))
@@ -274,6 +276,7 @@ async def check(settings: Settings, names: list[str]) -> list[CheckRow]:
 
     A version whose outputs are no numbers for ordinary input has a problem as well."""
     logs.configure(settings.log)
+    Trust(settings.models).prepare()
     if names:
         settings = settings.model_copy(update={"models": settings.models.model_copy(update={"load": names})})
     async with _unserved(settings) as app:

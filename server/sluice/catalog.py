@@ -254,6 +254,8 @@ class Catalog:
         async with self._follower.lock(name):
             number = aliases.resolve(name, await asyncio.to_thread(aliases.read, directory), version)
             await asyncio.to_thread(aliases.existing, directory, number)
+            if alias == aliases.PRODUCTION:
+                await asyncio.to_thread(self._loader.approval.check, directory / number)
             served = self._versions.default(name)
             await self._make_live(name, number, alias)
             try:
@@ -269,7 +271,9 @@ class Catalog:
     async def _follow_aliases(self, name: str) -> None:
         """They were changed: requests go where they say at once; the rest is tidying up."""
         self._tracker.follow_again(name)
-        self._versions.name_them(name, await asyncio.to_thread(aliases.read, self._directory(name)))
+        directory = self._directory(name)
+        found, _ = await self._follower.approved(name, directory, await asyncio.to_thread(aliases.read, directory))
+        self._versions.name_them(name, found)
         self._versions.choose_default(name)
         self.notify()
         await self._follower.settle(name)

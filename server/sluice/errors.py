@@ -6,6 +6,7 @@ SluiceError
 │   ├── UnknownModel        no such model or version
 │   ├── UnknownThing        no such region, route, …
 │   ├── NotAllowed          right place, wrong verb
+│   ├── NotApproved         the version lacks what models.approval asks for
 │   ├── Unsupported         well formed, but not something this server does
 │   ├── TooLarge            beyond the message limit
 │   ├── TooSlow             the sender stalled in the middle of a request
@@ -66,6 +67,10 @@ class UnknownThing(RequestError):
 
 class NotAllowed(RequestError):
     reason = "method_not_allowed"
+
+
+class NotApproved(RequestError):
+    reason = "not_approved"
 
 
 class Unsupported(RequestError):

@@ -11,6 +11,7 @@ import itertools
 import logging
 import shutil
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
@@ -58,6 +59,11 @@ class Follower:
         statuses = self._models.setdefault(finding.name, {})
         wanted = {files.version for files in finding.versions}
         problems = self._note_problems(finding)
+        lacking = ""
+        if wanted:
+            place = finding.versions[0].directory.parent
+            named, lacking = await self.approved(finding.name, place, finding.aliases)
+            finding = replace(finding, aliases=named)
         if wanted:
             self._forget_unloaded(finding.name, wanted)
         self._name_at_first(finding)
@@ -68,6 +74,7 @@ class Follower:
             log.info("model '%s': %s", finding.name, note)
         if wanted:
             self._versions.name_them(finding.name, finding.aliases)
+            self._versions.blame_production(finding.name, lacking)
         kept |= {*self._versions.aliases(finding.name).values()}
         # Nothing is taken down for what could not be read, or could not be brought up.
         leaving = list(statuses.keys() - kept) if wanted and not any(outcomes) else []
@@ -78,6 +85,18 @@ class Follower:
         await self.settle(finding.name)
         self.notify()
         return problems
+
+    async def approved(self, name: str, directory: Path, found: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
+        """The aliases to follow, and why what they say is in production should not be. What serves gives its place to
+        nothing unapproved; while nothing serves, what is in production serves all the same."""
+        wanted, serving = found.get(aliases.PRODUCTION, ""), self._versions.default(name)
+        lacking = await asyncio.to_thread(self._loader.approval.lacking, directory / wanted) if wanted else ""
+        if not lacking:
+            return found, ""
+        stays = f"; version {serving} stays" if serving not in ("", wanted) else ""
+        lacking = f"{aliases.ALIASES} has version {wanted} in production, which is not approved: {lacking}{stays}"
+        log.warning("model '%s': %s", name, lacking)
+        return {**found, aliases.PRODUCTION: serving or wanted}, lacking
 
     def _note_problems(self, finding: Finding) -> list[str]:
         statuses = self._models[finding.name]

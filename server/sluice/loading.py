@@ -30,11 +30,13 @@ from sluice.scheduler.loop import Lane, Scheduler
 from sluice.scheduler.policy import Policy
 from sluice.spec import ModelSpec, Padding, Signature
 from sluice.store import inspection, learned, manifest, python_policy
+from sluice.store.approval import Approval
 from sluice.store.axes import build_spec, signature_from_settings
 from sluice.store.contents import Hashes, is_beside
 from sluice.store.graph_inspection import Inspected
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
+from sluice.store.trust import Trust
 from sluice.telemetry.record import Record, VersionRecord
 from sluice.workers import bounding, costing, profiling, warming, wire
 from sluice.workers.pool import Pool
@@ -119,6 +121,8 @@ class Loader:
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
         self._hashes = Hashes()
         self._keys = Keys.given(os.environ, models.key_file)
+        self._trust = Trust(models, self._hashes)
+        self.approval = Approval(models, self._trust, self._hashes)  # of what shall be in production
         self._draining: dict[str, Version] = {}  # by their lanes' keys
         self._under_way: set[int] = set()  # loads
         self.known_costs: Counter[bool] = Counter()  # whether the cost of a version was known from before
@@ -175,7 +179,7 @@ class Loader:
     ) -> Version:
         began, alone = time.monotonic(), len(self._under_way) == 1
         settings = files.settings
-        verify = partial(_verify, files, self._hashes, self._settings.pickle_directories, self._keys)
+        verify = partial(_verify, files, self._hashes, self._trust, self._settings.pickle_directories, self._keys)
         inspected = await asyncio.to_thread(verify)
         key = f"{files.model}/{files.version}#{number}"
         workers = place.workers if place is not None else self.choose(settings)
@@ -353,20 +357,24 @@ async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
     return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
 
-def _verify(files: VersionFiles, hashes: Hashes, pickle_directories: list[Path], keys: Keys) -> Inspected:
-    """ModelError if the version is not what its manifest says, or has in it what nobody should load."""
-    _compare(files, hashes)
+def _verify(
+    files: VersionFiles, hashes: Hashes, trust: Trust, pickle_directories: list[Path], keys: Keys
+) -> Inspected:  # fmt: skip
+    """ModelError if the version is not as it was sealed and signed, or has in it what nobody should load."""
+    trust.check(files.directory, _compared(files, hashes))
     return inspection.inspect(files, pickle_directories, keys)
 
 
-def _compare(files: VersionFiles, hashes: Hashes) -> None:
+def _compared(files: VersionFiles, hashes: Hashes) -> manifest.Manifest | None:
+    """Its manifest, which it is as."""
     said = manifest.read(files.directory)
     if said is None:
-        return
+        return None
     manifest.verify(files.directory, said, hashes)
     name = files.path.relative_to(files.directory).as_posix()
     if said.file(name) is None:
         raise ModelError(f"{files.model}/{files.version}/{name}: a model's file must be one that its manifest names")
+    return said
 
 
 def fingerprint_of(files: VersionFiles) -> object:

@@ -132,6 +132,13 @@ class Versions:
             named[aliases.PRODUCTION] = serving.number
         self._aliases[name] = named
 
+    def blame_production(self, name: str, reason: str) -> None:
+        """Why what is in production should not be there; empty if it may be."""
+        chosen = self.aliases(name).get(aliases.PRODUCTION, "")
+        for number, status in self.by_model[name].items():
+            if status.state == READY:
+                status.reason = reason if number == chosen else ""
+
     def default(self, name: str) -> str:
         """The number of the version that answers requests that name none; "" while there is none."""
         version = self._default.get(name)

@@ -22,8 +22,10 @@ from sluice.cli import (
     pull,
     seal,
     serve,
+    sign,
     simulate,
     status,
+    verify,
     version,
 )
 from sluice.cli.console import print_error
@@ -35,8 +37,10 @@ INTERRUPTED = 130
 _ALL = ("server", "models", "workers", "scheduler", "health", "shutdown", "log")
 _DIRECTORIES = ("models.repository", "models.python_directories", "models.pickle_directories")
 _EVALUATE = (*_DIRECTORIES, "models.key_file")
-_CHECK = (*_DIRECTORIES, "models.key_file", "workers", "scheduler", "log")
+_TRUST = ("models.signatures", "models.trusted_keys")
+_CHECK = (*_DIRECTORIES, *_TRUST, "models.key_file", "workers", "scheduler", "log")
 _ENCRYPT = ("models.repository", "models.key_file")
+_VERIFY = ("models.repository", *_TRUST)
 
 app = typer.Typer(
     name="sluice",
@@ -71,7 +75,8 @@ app.command("encrypt", cls=Command)(with_settings(encrypt.encrypt, _ENCRYPT))
 app.command("decrypt", cls=Command)(with_settings(encrypt.decrypt, _ENCRYPT))
 app.command("pack", cls=Command)(pack.pack)
 app.command("unpack", cls=Command)(pack.unpack)
-app.command("verify", cls=Command)(pack.verify)
+app.command("sign", cls=Command)(sign.sign)
+app.command("verify", cls=Command)(with_settings(verify.verify, _VERIFY))
 app.add_typer(cache.app, name="cache")
 app.command("check", cls=Command)(with_settings(check.check, _CHECK))
 app.command("evaluate", cls=Command)(with_settings(evaluate.evaluate, _EVALUATE))

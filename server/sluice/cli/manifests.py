@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sluice.cli.console import print_json, print_table
-from sluice.cli.options import Json
+from sluice.cli.options import Json, settings_here
 from sluice.cli.places import version_directory
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ def show(target: Target, repository: Repository = Path("models"), as_json: Json 
     directory = version_directory(target, repository)
     found, sealed = _found(directory)
     document = _document(found, sealed)
+    signed = _signature(directory, found)
     if as_json:
-        print_json({"directory": str(directory), "sealed": sealed, **document})
+        print_json({"directory": str(directory), "sealed": sealed, "signed": signed, **document})
         return
-    facts = [("directory", str(directory)), ("sealed", "yes" if sealed else "no")]
+    facts = [("directory", str(directory)), ("sealed", "yes" if sealed else "no"), ("signed", signed)]
     facts += [(key, value) for key, value in _facts(document).items()]
     print_table(("field", "value"), facts)
     for heading, ports in (("inputs", found.inputs), ("outputs", found.outputs)):
@@ -78,6 +79,23 @@ def _found(directory: Path) -> tuple[Manifest, bool]:
 
     sealed = manifest.read(directory)
     return sealed or manifest.examine(directory, Keys.given(os.environ)), sealed is not None
+
+
+def _signature(directory: Path, found: Manifest) -> str:
+    """Who signed it, and whether that holds by the keys that the settings here trust."""
+    from sluice.errors import ModelError
+    from sluice.store import signatures
+    from sluice.store.contents import Hashes
+    from sluice.store.trust import Trust
+
+    try:
+        signature = signatures.read(directory)
+        if signature is None:
+            return "no"
+        content = signatures.content(directory, Hashes())
+        return Trust(settings_here().models).account(signature, content, directory.absolute().parent.name, found.source)
+    except ModelError as error:
+        return f"does not hold: {error.message}"
 
 
 def _document(found: Manifest, sealed: bool) -> dict[str, Any]:

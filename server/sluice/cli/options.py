@@ -76,6 +76,11 @@ def with_settings(command: Callable[..., None], sections: Sequence[str]) -> Call
     return wrapper
 
 
+def settings_here() -> Settings:
+    """What the configuration file and the environment say, for commands that have no flags for settings."""
+    return _load(None, {}).settings
+
+
 def _load(config: Path | None, flags: Mapping[str, Any]) -> LoadedSettings:
     try:
         return load(config, os.environ, flags)

@@ -1,4 +1,4 @@
-"""`sluice pack`, `sluice unpack` and `sluice verify`: versions in single files."""
+"""`sluice pack` and `sluice unpack`: versions in single files."""
 
 from __future__ import annotations
 
@@ -62,22 +62,3 @@ def unpack(
         done = unpacking.unpack(file, repository, number, report)
     name = f"{done.manifest.name} {done.manifest.version}"
     print(f"{name} is {f'in {done.directory}' if done.is_new else f'already in {done.directory}, nothing to do'}")
-
-
-def verify(
-    target: Annotated[str, typer.Argument(metavar="FILE|NAME|PATH", help=f"A package. {_VERSION}")],
-    repository: Repository = _MODELS,
-) -> None:
-    """Read a package or a version to the end, and say whether it is what its manifest says."""
-    from sluice.store import manifest, unpacking
-    from sluice.store.package import Package, sealed
-
-    if not Path(target).is_file():
-        directory = version_directory(target, repository)
-        content = sealed(directory)
-        manifest.verify(directory, content)
-    else:
-        with Package.open(Path(target)) as package, progress() as report:
-            content = package.manifest
-            package.check(unpacking.find_parent(package, repository), report)
-    print(f"{target} is {content.name} {content.version}, whole and unchanged: {content.digest()}")

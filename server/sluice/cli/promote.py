@@ -15,7 +15,7 @@ import typer
 
 from sluice.cli.client import DEFAULT_URL, Client, Reply, Url, model_path
 from sluice.cli.console import CommandError, print_json, print_table
-from sluice.cli.options import Json
+from sluice.cli.options import Json, settings_here
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,7 +133,9 @@ def _changed(
     if repository is not None:
         from sluice.store import aliases
 
-        return asdict(aliases.promote(_directory(repository, name), alias, version, by, reason))
+        directory = _directory(repository, name)
+        _check_approved(directory, alias, version)
+        return asdict(aliases.promote(directory, alias, version, by, reason))
     sent = {"version": version, "by": by, "reason": reason}
     return _answered(client.post(f"{model_path(name)}/aliases/{quote(alias, safe='')}", sent))
 
@@ -143,6 +145,17 @@ def _answered(reply: Reply) -> Mapping[str, Any]:
     if not isinstance(change, dict) or not {"before", "after", "alias"} <= change.keys():
         raise CommandError("the server does not say what it did", "is this a Sluice server, of this version?")
     return change
+
+
+def _check_approved(directory: Path, alias: str, version: str) -> None:
+    """What the settings here ask of a version in production, a server is not there to ask."""
+    from sluice.store import aliases
+
+    models = settings_here().models
+    if models.approval and alias == aliases.PRODUCTION:
+        from sluice.store.approval import Approval
+
+        Approval.of(models).check(directory / aliases.resolve(directory.name, aliases.read(directory), version))
 
 
 def _told(name: str, change: Mapping[str, Any]) -> str:

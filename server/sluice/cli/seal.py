@@ -1,6 +1,7 @@
 """`sluice seal`: writes down what a version is, with the sha256 of its files, and its card."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +26,7 @@ def seal(
 ) -> None:
     """Write a version's manifest.toml and README.md; from then on it is served only as it is now."""
     from sluice.encryption.keys import Keys
-    from sluice.store import card, manifest  # which need numpy, and other commands do not
+    from sluice.store import card, manifest, signatures  # which need numpy, and other commands do not
 
     directory = version_directory(target, repository)
     settings, metrics = _parse(said or [])
@@ -35,6 +36,8 @@ def seal(
     sealed = manifest.seal(directory, Keys.given(os.environ), **settings)
     card.write(directory, sealed)
     print(f"{directory} is {sealed.name} {sealed.version}, {len(sealed.files)} files, {sealed.digest()}")
+    if signatures.outdated(directory):
+        print("note: its signature is of what was sealed before; `sluice sign` it anew", file=sys.stderr)
 
 
 def _parse(said: Sequence[str]) -> tuple[dict[str, Any], dict[str, float | str]]:

@@ -25,6 +25,16 @@ def _weight(entry: str) -> tuple[Hashable, float]:
     return name, weight
 
 
+def _trusted_key(entry: str) -> tuple[str, Path]:
+    """Whom it may sign for, "" = all, and the file. A model or the beginning of a source stands before the last "="."""
+    scope, equals, path = (part.strip() for part in entry.rpartition("="))
+    if not path:
+        raise ValueError(f"expected the file of a key, after name= or source= if it is for these only, got '{entry}'")
+    if equals and not scope:
+        raise ValueError(f"expected the name of a model or the beginning of a source before =, got '{entry}'")
+    return scope, Path(path)
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -105,6 +115,53 @@ class Models(Section):
     key_file: Path | None = Field(
         default=None, description="File of the keys of encrypted models, beside those in SLUICE_MODEL_KEY."
     )
+    signatures: Literal["off", "warn", "require"] = Field(
+        default="off",
+        description="Versions without a valid signature of a trusted key: off = nobody looks, warn = the log says so, "
+        "require = they are not served.",
+    )
+    trusted_keys: list[str] = Field(
+        default=[],
+        description="Public keys, or certificates of authorities, whose signatures count; for one model as "
+        '"name=file", for what came from somewhere as "hf://acme/=file".',
+        json_schema_extra={"flag": "--trusted-key"},
+    )
+    approval: list[str] = Field(
+        default=[],
+        description='What a version must be before it becomes production, of "signed" and "evaluated".',
+    )
+
+    @field_validator("approval")
+    @classmethod
+    def _rules_are_known(cls, value: list[str]) -> list[str]:
+        if not {*value} <= {"signed", "evaluated"}:
+            raise ValueError("must be of 'signed' and 'evaluated'")
+        return value
+
+    @field_validator("trusted_keys")
+    @classmethod
+    def _keys_are_files(cls, value: list[str]) -> list[str]:
+        for entry in value:
+            _trusted_key(entry)
+        return value
+
+    @model_validator(mode="after")
+    def _somebody_is_trusted(self, info: ValidationInfo) -> Self:
+        asked = self.signatures_wanted_by
+        if info.context != ONE_SOURCE and asked and not self.trusted_keys:
+            text = f"models.{asked} asks for signatures, but models.trusted_keys names nobody who may sign"
+            raise PydanticCustomError("conflict", "{text}", {"text": text, "keys": (asked, "trusted_keys")})
+        return self
+
+    @property
+    def signatures_wanted_by(self) -> str:
+        """The setting that asks for signatures; "" if none does."""
+        return "signatures" if self.signatures != "off" else "approval" if "signed" in self.approval else ""
+
+    @property
+    def keys(self) -> list[tuple[str, Path]]:
+        """Files of trusted keys, each with whom it may sign for: a model, the beginning of a source, or "" = all."""
+        return [_trusted_key(entry) for entry in self.trusted_keys]
 
 
 class Workers(Section):

@@ -17,6 +17,7 @@ TABLE: dict[type[errors.SluiceError], Status] = {
     errors.UnknownModel: Status(404, StatusCode.NOT_FOUND),
     errors.UnknownThing: Status(404, StatusCode.NOT_FOUND),
     errors.NotAllowed: Status(405, StatusCode.UNIMPLEMENTED),
+    errors.NotApproved: Status(403, StatusCode.PERMISSION_DENIED),
     errors.Unsupported: Status(501, StatusCode.UNIMPLEMENTED),
     errors.TooLarge: Status(413, StatusCode.RESOURCE_EXHAUSTED),
     errors.TooSlow: Status(408, StatusCode.DEADLINE_EXCEEDED),

@@ -16,8 +16,9 @@ from sluice.errors import ModelError, system_reason
 
 MANIFEST = "manifest.toml"
 CARD = "README.md"
+SIGNATURE = "model.sig"
 # What is written beside the model and says nothing of what it computes, and the same while it is being written.
-_BESIDE = re.compile(r"manifest\.toml|README\.md|\.(manifest\.toml|README\.md)\.\d+")
+_BESIDE = re.compile(r"(\.)?(manifest\.toml|README\.md|model\.sig)(?(1)\.\d+)")
 _REMEMBERED = 10_000
 _THREADS = min(4, os.cpu_count() or 1)
 _UNREADABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\\\ud800-\udfff]")
@@ -38,17 +39,18 @@ def name_of_file(text: str) -> str:
 
 
 def is_beside(path: PurePath) -> bool:
-    """Whether it is the manifest or the card, which a manifest is not over. `path` is below the version's directory."""
+    """Whether it is the manifest, the card or the signature, which a manifest is not over. `path` is below the
+    version's directory."""
     return _BESIDE.fullmatch(path.as_posix()) is not None
 
 
 def staged(path: Path) -> Path:
-    """Where a manifest or a card is written before it is moved into its place."""
+    """Where a manifest, a card or a signature is written before it is moved into its place."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
 def files_of(directory: Path) -> list[str]:
-    """Every file below it but the manifest and the card, as "a/b"; ModelError for what cannot be vouched for."""
+    """Every file below it but those beside the model, as "a/b"; ModelError for what cannot be vouched for."""
     place = f"{directory.parent.name}/{directory.name}"
     found: list[str] = []
 

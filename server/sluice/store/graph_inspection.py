@@ -17,6 +17,7 @@ from sluice.encryption.container import Header
 from sluice.encryption.keys import NO_KEYS, Keys
 from sluice.errors import ModelError, system_reason
 from sluice.store import encrypted
+from sluice.store.contents import is_beside
 from sluice.store.window import Window
 
 LARGEST = (1 << 31) - 1  # of a protobuf message
@@ -295,6 +296,8 @@ class _Inspection:
             real = (self._base / path).resolve(strict=True)
             if not real.is_relative_to(self._directory):
                 raise wrong("is a link that leads out of the version's directory; put the file itself there")
+            if is_beside(real.relative_to(self._directory)):
+                raise wrong("is written beside the model, and nothing says that it is as it was")
             seen = real.stat()
         except FileNotFoundError as error:
             raise wrong("is not there") from error

@@ -1,8 +1,9 @@
 """Reads a package, `NAME-VERSION.sluice`: one version in one file, whose weights can be memory-mapped in place.
 
-Its first member is the manifest; the others are the card, if there is one, and exactly the files of the manifest, or,
-in a delta, a recipe, blocks, and the files that the recipe does not rebuild. Opening a package checks all of its
-structure; the contents are checked while they are read to the end. `packing` makes packages, `unpacking` versions.
+Its first member is the manifest; the others are the card and the signature, where there are any, and exactly the files
+of the manifest, or, in a delta, a recipe, blocks, and the files that the recipe does not rebuild. Opening a package
+checks all of its structure; the contents are checked while they are read to the end. `packing` makes packages,
+`unpacking` versions.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import Self
 from sluice.errors import ModelError
 from sluice.store import delta, manifest
 from sluice.store.archive import Archive, check_names
-from sluice.store.contents import CARD, MANIFEST
+from sluice.store.contents import CARD, MANIFEST, SIGNATURE
 from sluice.store.manifest import FileEntry, Manifest
 
 SUFFIX = ".sluice"
-LARGEST_TEXT = 4 << 20  # of a manifest or a card
+LARGEST_TEXT = 4 << 20  # of a manifest, a card or a signature
 
 Progress = Callable[[str, int, int], None]  # step, how many bytes are done, how many there are
 
@@ -53,7 +54,7 @@ class Package:
         members = archive.members
         if next(iter(members), None) != MANIFEST or members[MANIFEST].deflated:
             raise archive.wrong(f"it is no package, which begins with {MANIFEST}")
-        for name in (MANIFEST, CARD):
+        for name in (MANIFEST, CARD, SIGNATURE):
             if name in members and members[name].size > LARGEST_TEXT:
                 raise archive.wrong(f"its {name} has more than 4 MiB")
         text = b"".join(archive.chunks(MANIFEST))
@@ -74,7 +75,7 @@ class Package:
         expected |= whole.keys()
         if missing := sorted(expected - members.keys()):
             raise archive.wrong(f"{missing[0]} is missing")
-        if more := sorted(members.keys() - expected - {CARD}):
+        if more := sorted(members.keys() - expected - {CARD, SIGNATURE}):
             raise archive.wrong(f"{more[0]} is not in its manifest")
         for path, size in whole.items():
             if members[path].size != size:
@@ -106,6 +107,15 @@ class Package:
 
     def card(self) -> bytes | None:
         return b"".join(self._archive.chunks(CARD)) if CARD in self._archive.members else None
+
+    def signature(self) -> bytes | None:
+        return b"".join(self._archive.chunks(SIGNATURE)) if SIGNATURE in self._archive.members else None
+
+    def digests(self) -> dict[str, str]:
+        """The sha256 of everything in it but the signature, once `check` has said that this is so."""
+        texts = {MANIFEST: self.manifest_text, CARD: self.card()}
+        files = {entry.path: entry.sha256 for entry in self.manifest.files}
+        return files | {name: hashlib.sha256(text).hexdigest() for name, text in texts.items() if text is not None}
 
     def rebuild(self, parent: tuple[Path, Manifest] | None) -> delta.Rebuild | None:
         """How a delta's files come from the parent, given by its directory and manifest; ModelError if they cannot."""
@@ -139,6 +149,7 @@ class Package:
         """Read all of it; ModelError unless it gives exactly the version of its manifest."""
         rebuild = self.rebuild(parent)
         self.card()
+        self.signature()
         done = 0
         for entry in self.manifest.files:
             for chunk in self.file(entry, rebuild):
@@ -149,7 +160,7 @@ class Package:
 def check_files(content: Manifest, where: Path) -> None:
     """ModelError if a package cannot have files of these names."""
     names = [entry.path for entry in content.files]
-    check_names([*names, MANIFEST, CARD], where)
+    check_names([*names, MANIFEST, CARD, SIGNATURE], where)
     if reserved := next((name for name in names if name.startswith(delta.RESERVED)), None):
         raise ModelError(f"{where}: {reserved}: packages keep their own there")
 

@@ -15,7 +15,7 @@ import msgspec
 from sluice.errors import ModelError, system_reason
 from sluice.store import contents, delta, disk, manifest, plan
 from sluice.store.archive import ALIGNMENT, CHUNK, LARGEST_DEFLATED, Writer
-from sluice.store.contents import CARD, MANIFEST
+from sluice.store.contents import CARD, MANIFEST, SIGNATURE
 from sluice.store.manifest import Manifest
 from sluice.store.package import LARGEST_TEXT, SUFFIX, Package, Progress, check_files, sealed, silent
 
@@ -75,8 +75,9 @@ def _write(path: Path, directory: Path, content: Manifest, recipe: delta.Recipe 
         writer.add(MANIFEST, [text], len(text), aligned=False)
         if recipe is not None:
             writer.add_small(delta.RECIPE, msgspec.json.encode(recipe))
-        if (directory / CARD).is_file():
-            writer.add_small(CARD, _card(directory / CARD))
+        for name in (CARD, SIGNATURE):
+            if (directory / name).is_file():
+                writer.add_small(name, _text(directory / name))
         written = _Counted(progress, total)
         for entry in content.files:
             source = directory / entry.path
@@ -94,7 +95,7 @@ def _write(path: Path, directory: Path, content: Manifest, recipe: delta.Recipe 
         os.fsync(file.fileno())
 
 
-def _card(path: Path) -> bytes:
+def _text(path: Path) -> bytes:
     if path.stat().st_size > LARGEST_TEXT:
         raise ModelError(f"{path}: has more than 4 MiB")
     return path.read_bytes()

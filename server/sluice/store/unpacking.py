@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sluice.errors import ModelError
 from sluice.store import manifest, placing, repository
-from sluice.store.contents import CARD, MANIFEST
+from sluice.store.contents import CARD, MANIFEST, SIGNATURE
 from sluice.store.manifest import Manifest
 from sluice.store.package import Package, Progress, silent
 from sluice.store.placing import Placed
@@ -69,6 +69,7 @@ def _write(
                 file.write(chunk)
                 done += len(chunk)
                 progress("unpack", done, package.size)
-    for name, text in ((MANIFEST, package.manifest_text), (CARD, package.card())):
+    texts = ((MANIFEST, package.manifest_text), (CARD, package.card()), (SIGNATURE, package.signature()))
+    for name, text in texts:
         if text is not None:
             (staging / name).write_bytes(text)

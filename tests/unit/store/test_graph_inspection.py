@@ -84,6 +84,8 @@ def test_weights_in_the_directory_pass(directory: Path, said: dict[str, object])
         ("pipe", "not a file"),
         ("data", "not a file"),
         ("missing.bin", "is not there"),
+        ("README.md", "is written beside the model"),
+        ("linked.bin", "is written beside the model"),
         ("a\0b", "cannot be read"),
         ("n" * 5000, "cannot be read"),
         ("", "names no file"),
@@ -94,6 +96,8 @@ def test_weights_elsewhere_are_refused(directory: Path, location: str, why: str)
     (directory / "folder").symlink_to("../..")
     (directory / "circle").symlink_to("circle")
     os.mkfifo(directory / "pipe")
+    (directory / "README.md").write_bytes(bytes(48))
+    (directory / "linked.bin").symlink_to("README.md")
     reason = refusal(directory, model_of([], external(location=location)))
     assert reason.startswith("tensor 'w': external_data: location: ")
     assert why in reason or (location == "circle" and "symbolic links" in reason)

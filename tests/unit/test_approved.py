@@ -1,0 +1,140 @@
+"""Approval in a server: what becomes production and what does not, with real workers and without front ends."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import graphs
+import numpy as np
+import pytest
+import signers
+from signers import Signer
+
+from sluice.app import App
+from sluice.config.settings import Models, Settings, Workers
+from sluice.errors import ModelError, NotApproved
+from sluice.request import InferRequest, Tensor
+from sluice.store import aliases, signing
+from sluice.store.manifest import seal
+
+Opened = Callable[..., AbstractAsyncContextManager[App]]
+
+
+@pytest.fixture
+def ann(tmp_path: Path) -> Signer:
+    return signers.signer(tmp_path / ".keys", "ann")
+
+
+@pytest.fixture
+def opened(tmp_path: Path, ann: Signer) -> Opened:
+    """The inner parts of a server on the test's repository, where production is for what ann signed."""
+
+    @asynccontextmanager
+    async def open_app(approval: tuple[str, ...] = ("signed",)) -> AsyncIterator[App]:
+        said = {"repository": tmp_path, "approval": approval, "trusted_keys": [str(ann.public)]}
+        app = App(Settings(models=Models.model_validate(said), workers=Workers(device="cpu", count=1)))
+        try:
+            await app.pool.start()
+            await app.catalog.load_all()
+            yield app
+        finally:
+            await app.close()
+
+    return open_app
+
+
+@pytest.fixture
+def model(tmp_path: Path, ann: Signer) -> Path:
+    """`tagger` with versions 1, 2 and 3, which multiply by 10, 20 and 30; the first two are signed."""
+    for factor in (10, 20, 30):
+        seal(graphs.tagger(tmp_path, version=str(factor // 10), factor=factor).parent)
+    for number in ("1", "2"):
+        sign(tmp_path / "tagger" / number, ann)
+    return tmp_path / "tagger"
+
+
+def sign(directory: Path, signer: Signer) -> None:
+    signing.sign(directory, signing.Identity(signer.key.read_bytes()))
+
+
+async def factor(app: App, version: str = "") -> int:
+    data = np.array([[1]], "<i8")
+    request = InferRequest("tagger", version, (Tensor("input_ids", "INT64", data.shape, data.tobytes()),))
+    response = await app.engine.infer(request)
+    return int(next(one for one in response.outputs if one.name == "total").array()[0, 0])
+
+
+def reason(app: App, version: str) -> str:
+    (row,) = [row for row in app.catalog.index(ready=True) if row.version == version]
+    return row.reason
+
+
+async def test_only_what_is_approved_becomes_production(opened: Opened, model: Path, ann: Signer) -> None:
+    async with opened() as app:
+        await app.catalog.promote("tagger", "production", "1", "")
+        await app.catalog.promote("tagger", "staging", "3", "")
+        for wanted in ("3", "staging"):
+            with pytest.raises(NotApproved, match="tagger/3 cannot become production: tagger/3 is not signed"):
+                await app.catalog.promote("tagger", "production", wanted, "")
+        assert (await factor(app), await factor(app, "staging")) == (10, 30)
+        assert aliases.read(model)["production"] == "1"
+        sign(model / "3", ann)
+        await app.catalog.promote("tagger", "production", "3", "")
+        assert await factor(app) == 30
+        (model / "1" / "model.sig").unlink()
+        with pytest.raises(NotApproved, match="tagger/1 is not signed"):
+            await app.catalog.promote("tagger", "production", "previous", "")
+        assert await factor(app) == 30
+
+
+async def test_what_serves_gives_its_place_to_nothing_unapproved(
+    opened: Opened, model: Path, ann: Signer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened() as app:
+        await app.catalog.promote("tagger", "production", "1", "")
+        assert reason(app, "1") == ""
+        (model / aliases.ALIASES).write_text("production = 3\n")  # by hand, past the rule
+        for _ in range(2):
+            await app.catalog.load("tagger")
+            assert (await factor(app), await factor(app, "production"), await factor(app, "3")) == (10, 10, 30)
+        blamed = (
+            "aliases.toml has version 3 in production, which is not approved: tagger/3 is not signed; version 1 stays"
+        )
+        assert reason(app, "1") == blamed
+        assert blamed in caplog.text
+        await app.catalog.promote("tagger", "staging", "2", "")
+        assert await factor(app) == 10
+        sign(model / "3", ann)
+        await app.catalog.load("tagger")
+        assert await factor(app) == 30
+        assert reason(app, "3") == ""
+
+
+async def test_what_was_in_production_before_the_rule_serves_and_is_reported(
+    opened: Opened, model: Path, ann: Signer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(approval=()) as app:
+        await app.catalog.promote("tagger", "production", "3", "")
+        assert reason(app, "3") == ""
+    async with opened() as app:
+        assert await factor(app) == 30
+        assert "version 3 in production, which is not approved: tagger/3 is not signed" in reason(app, "3")
+        assert "which is not approved" in caplog.text
+        assert app.catalog.capable()
+        await app.catalog.promote("tagger", "production", "2", "")
+        assert [reason(app, number) for number in ("2", "3")] == ["", ""]
+
+
+async def test_a_production_that_is_not_there_is_reported_as_that(opened: Opened, model: Path) -> None:
+    async with opened() as app:
+        await app.catalog.promote("tagger", "production", "1", "")
+        (model / aliases.ALIASES).write_text("production = 7\n")
+        with pytest.raises(ModelError, match="production is version 7, which is not there"):
+            await app.catalog.load("tagger")
+        assert await factor(app) == 10
+
+
+async def test_without_the_alias_nothing_is_asked(opened: Opened, model: Path) -> None:
+    async with opened() as app:
+        assert await factor(app) == 30
+        assert reason(app, "3") == ""
