@@ -32,6 +32,7 @@ from sluice.loading import Loader, Version, fingerprint_of
 from sluice.spec import TensorSpec
 from sluice.store import aliases, overlay, repository, triton
 from sluice.store.aliases import Change
+from sluice.store.bringing import Bringing
 from sluice.store.repository import Finding, VersionFiles
 from sluice.telemetry.statistics import ModelStatistics
 from sluice.versions import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, Route, Status, Versions, full_name
@@ -88,6 +89,7 @@ class Catalog:
         self._overlays: dict[str, list[Path]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
+        self.bringing: Bringing | None = None  # brings what models lack at the start
         self.short_of_memory = ""  # why nothing is loaded for a while
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
         loader.notify = lambda: self.notify()
@@ -228,6 +230,10 @@ class Catalog:
 
     async def _load_at_start(self, finding: Finding) -> None:
         async with self._lock(finding.name):
+            if self.bringing is not None and self.bringing.lacks(finding):
+                self._models[finding.name] = {"": Status(LOADING, "is brought from its source")}
+                self.notify()
+                finding = await self.bringing.bring(finding)
             await self._apply(finding)
 
     async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:

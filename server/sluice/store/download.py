@@ -51,6 +51,8 @@ class Rules:
     pause: float = 0.5  # seconds before the second attempt, doubled for each one after
     connections: int = 4
     parallel_from: int = 32 << 20  # bytes
+    login: Callable[[urllib.request.Request], None] = netlogin.add  # tells the server who asks
+    hint: str = "a name and password for the host are taken from ~/.netrc"
 
 
 class Segment(msgspec.Struct):
@@ -278,7 +280,7 @@ class _Download:
             request.add_header(name, value)
         request.add_header("Accept-Encoding", "identity")
         request.add_header("User-Agent", f"sluice/{__version__}")
-        netlogin.add(request)
+        self._rules.login(request)
         try:
             response = self._opener.open(request, timeout=self._rules.timeout)
         except urllib.error.HTTPError as error:
@@ -308,7 +310,7 @@ class _Download:
         if code in _TRANSIENT:
             raise _Failed(why, _seconds(error.headers.get("Retry-After", "")))
         if code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            why += "; a name and password for the host are taken from ~/.netrc"
+            why += f"; {self._rules.hint}"
         elif 300 <= code < 400:
             why += ", and leads nowhere"
         raise ModelError(f"{shown(self._url)}: {why}")

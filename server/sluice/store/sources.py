@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from sluice.errors import ModelError, system_reason
-from sluice.store import card, manifest, placing, unpacking
+from sluice.store import card, manifest, mlflow, oci, placing, unpacking
 from sluice.store.blobs import Address, Cache, key_of
 from sluice.store.contents import CARD, MANIFEST, files_of
 from sluice.store.download import Downloaded, Rules, download, shown
@@ -57,7 +57,9 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
         return _local(Path(source), wanted, means.progress)
     if scheme[1].lower() in ("http", "https"):
         return _web(source, wanted, means)
-    raise ModelError(f"{scheme[1]}://: versions come from a path, https:// or http://")
+    if registry := {"mlflow": mlflow.pull, "oci": oci.pull}.get(scheme[1].lower()):
+        return registry(source, wanted, means)
+    raise ModelError(f"{scheme[1]}://: versions come from a path, https://, http://, mlflow:// or oci://")
 
 
 def _local(path: Path, wanted: Wanted, progress: Progress) -> Placed:
