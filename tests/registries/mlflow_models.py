@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 def graph(factor: float, size: int = 4) -> onnx.ModelProto:
     """Multiplies by the factor."""
     node = helper.make_node("Mul", ["x", "factor"], ["y"])
-    shape = ["batch", size]
+    shape: list[str | int | None] = ["batch", size]
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
     weights = numpy_helper.from_array(np.full(size, factor, np.float32), "factor")
     made = helper.make_graph([node], "test", ports[:1], ports[1:], [weights])

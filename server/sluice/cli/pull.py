@@ -65,7 +65,9 @@ def pull(
         _pull_all(source, name, number, missing, means)
         return
     if source is None:
-        raise CommandError("say what to pull", "a path or an address, a model with a [source], or --all for all of them")
+        raise CommandError(
+            "say what to pull", "a path or an address, a model with a [source], or --all for all of them"
+        )
     origin = _origin(source, repository)
     if origin is None:
         if missing:

@@ -82,7 +82,7 @@ class Models(Section):
     load: list[str] = Field(default=["*"], description='Models loaded at the start; ["*"] = all, [] = none.')
     pull: Literal["off", "missing"] = Field(
         default="off",
-        description="missing = bring what models lack of what their `[source]` says, before they are loaded at the start.",
+        description="missing = bring what models lack of what their `[source]` says before they load at the start.",
     )
     control: bool = Field(default=True, description="Let clients load and unload models through the API.")
     python_directories: list[Path] = Field(

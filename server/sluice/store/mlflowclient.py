@@ -48,7 +48,6 @@ class Asked:
         return f"mlflow://models:/{self.name}{f'@{self.alias}' if self.alias else f'/{self.number}'}"
 
 
-
 class Registry:
     """A model registry, asked through MLflow's own library."""
 
@@ -182,7 +181,9 @@ class Registry:
             raise ModelError(f"{where}: {_why(error, shown(self.place))}") from error
         except ModuleNotFoundError as error:
             package = (error.name or "").partition(".")[0]
-            raise ModelError(f"{where}: the files lie where MLflow needs the package {package!r}; install it") from error
+            raise ModelError(
+                f"{where}: the files lie where MLflow needs the package {package!r}; install it"
+            ) from error
         except OSError as error:
             answer = getattr(getattr(error, "response", None), "status_code", None)
             why = f"the server says {answer}" if answer else type(error).__name__
@@ -206,12 +207,10 @@ def _settle(rules: Rules) -> None:
 def _why(error: Any, place: str) -> str:
     code = str(getattr(error, "error_code", ""))
     status = found[1] if (found := _STATUS.search(str(error))) else ""
-    if code == "RESOURCE_DOES_NOT_EXIST":
+    if code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):  # an alias that is not there is the latter
         return "there is no such model, version or alias"
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED") or status in ("401", "403"):
         return f"{place} does not let us; {_HINT}"
-    if code == "INVALID_PARAMETER_VALUE":
-        return f"{place} takes no such name, version or alias"
     if "failed with exception" in str(error):
         return f"{place} does not answer"
     if status:

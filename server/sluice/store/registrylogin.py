@@ -1,7 +1,7 @@
 """Names and passwords for container registries, from the files where docker and podman keep them.
 
-They are `$REGISTRY_AUTH_FILE`, `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, and podman's `auth.json`; a file
-may name a helper program that knows them.
+They are `$REGISTRY_AUTH_FILE`, `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`, and podman's `auth.json`; a
+file may name a helper program that knows them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,13 @@ def _keys(registry: str) -> list[str]:
     """What it is called in the files."""
     if registry in _HUB:
         return ["https://index.docker.io/v1/", *_HUB]
-    return [registry, f"https://{registry}", f"https://{registry}/", f"https://{registry}/v1/", f"https://{registry}/v2/"]
+    return [
+        registry,
+        f"https://{registry}",
+        f"https://{registry}/",
+        f"https://{registry}/v1/",
+        f"https://{registry}/v2/",
+    ]
 
 
 def _places() -> Iterator[Path]:

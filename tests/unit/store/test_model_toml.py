@@ -143,7 +143,10 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         (f"[source]\nfrom = '/x'\nsha256 = '{64 * 'a'}'", "line 2: source.from: has a sha256 beside it"),
         (f"[source]\nfrom = 'hf://a/b'\nsha256 = '{64 * 'a'}'", "source.from: has a sha256 beside it"),
         (f"[source]\nfrom = 'https://h/x#y'\nsha256 = '{64 * 'a'}'", "source.from: says after #"),
-        ("[source]\nfrom = '/x'\nname = 'm'", "line 3: source.name: unknown key; a model's name is that of its directory"),
+        (
+            "[source]\nfrom = '/x'\nname = 'm'",
+            "line 3: source.name: unknown key; a model's name is that of its directory",
+        ),
         ("input = 1", "line 1: input: must be written as [[input]]"),
         ("[input]\nname = 'x'", "line 1: input: must be written as [[input]]"),
         ("input = [1]", "line 1: input: must be a table, not 1"),

@@ -207,7 +207,8 @@ def test_what_was_pulled_is_there_without_a_network(version: Path, site: Site, w
 
 
 def test_a_download_goes_on_where_it_was_broken_off(version: Path, site: Site, wanted: Wanted, means: Means) -> None:
-    push(site, "1.0", [layer(site, pack(version, version.parent / "small.sluice").path.read_bytes())])
+    package = pack(version, version.parent / "small.sluice").path.read_bytes()
+    push(site, "1.0", [layer(site, package, "small.sluice")])
     site.cuts = [10, 1 << 20, 100_000, 150_000]  # of the answers to all requests
     check(pull(address(site), wanted, means), wanted)
     assert any(each.startswith("bytes=100000-") for each in site.ranges)
