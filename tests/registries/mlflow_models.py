@@ -32,16 +32,24 @@ def main(place: str) -> None:
     with mlflow.start_run() as run:
         runs.append(run.info.run_id)
         mlflow.log_metrics({"accuracy": 0.93, "lost": float("nan")})
-        mlflow.onnx.log_model(graph(2), name="model", registered_model_name="net")
+        mlflow.onnx.log_model(graph(2), name="model", pip_requirements=["onnx"], registered_model_name="net")
     client.update_model_version("net", "1", "Doubles *everything*.")
     for key, value in {"licence": "Apache-2.0", "task": "other", "team": "search", "mlflow.x": "y"}.items():
         client.set_model_version_tag("net", "1", key, value)
     client.set_registered_model_alias("net", "champion", "1")
     with mlflow.start_run() as run:
         runs.append(run.info.run_id)
-        mlflow.onnx.log_model(graph(3, 5000), name="model", registered_model_name="net", save_as_external_data=True)
+        mlflow.onnx.log_model(
+            graph(3, 5000),
+            name="model",
+            pip_requirements=["onnx"],
+            registered_model_name="net",
+            save_as_external_data=True,
+        )
     with mlflow.start_run():
-        mlflow.pyfunc.log_model(name="model", python_model=Twice(), registered_model_name="pickled")
+        mlflow.pyfunc.log_model(
+            name="model", python_model=Twice(), pip_requirements=[], registered_model_name="pickled"
+        )
     client.create_registered_model("empty")
     Path(place).write_text(json.dumps(runs))
 

@@ -22,7 +22,7 @@ from sluice.store import bundle
 from sluice.store.blobs import Address, Cache, key_of
 from sluice.store.bundle import Bundle
 from sluice.store.download import Rules, shown
-from sluice.store.mlflowclient import REGISTRY, Asked, Registry
+from sluice.store.mlflowclient import REGISTRY, Asked, Registry, Remote
 from sluice.store.placing import Placed
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _SOURCE = re.compile(
     r"mlflow://models:/(?P<name>[^/:@#?]+)(?:/(?P<number>[^/@#?]+)|@(?P<alias>[^/@#?]+))(?:#run=(?P<run>\w+))?"
 )
+_LONGEST_ABOUT = 10_000
 _FORMS = "mlflow://models:/NAME@ALIAS, mlflow://models:/NAME/3 or mlflow://models:/NAME/latest"
 
 
@@ -104,7 +105,10 @@ def _kept(sha256: str, cache: Cache, held: ExitStack) -> tuple[_Kept, list[Path]
     path = held.enter_context(cache.using(sha256))
     if path is None:
         return None
-    kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+    try:
+        kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
+    except msgspec.MsgspecError:  # of another version of Sluice
+        return None
     paths = [held.enter_context(cache.using(file.sha256)) for file in kept.files]
     whole = [path for path in paths if path is not None]
     return (kept, whole) if len(whole) == len(paths) else None
@@ -116,31 +120,57 @@ def _brought(
     """The version's files in the cache, downloaded unless they are there."""
     cache, asked = means.cache, registry.asked
     exact = str(said["source"])
-    key = _key(registry.place, exact)
-    known = cache.address(key)
-    found = _kept(known.sha256, cache, held) if known is not None else None
+    known = cache.address(_key(registry.place, exact))
+    sha256 = known.sha256 if known is not None else ""
+    found = _kept(sha256, cache, held) if sha256 else None
     if found is None:
-        with cache.partial(key) as place:
+        with cache.partial(_key(registry.place, exact)) as place:
             _empty(place)  # what is half there cannot be gone on with
-            files, paths = [], []
-            for name, path in registry.files(version, place, means.progress):
-                with path.open("rb") as file:
-                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                paths.append(held.enter_context(cache.adopt(path, sha256)))
-                cache.note(_key(registry.place, f"{exact} {name}"), Address(asked.shown, "", sha256))
-                files.append(_File(name, sha256))
-            found = _Kept(dict(said), str(version.description or "")[:10_000], files), paths
+            files, paths = _files(registry, exact, registry.files(version, place), place, (means, held))
+            found = _Kept(dict(said), str(version.description or "")[:_LONGEST_ABOUT], files), paths
             listing = place / "listing.json"
             listing.write_bytes(msgspec.json.encode(found[0]))
-            sha256 = hashlib.sha256(listing.read_bytes()).hexdigest()
+            sha256 = _sha256(listing)
             held.enter_context(cache.adopt(listing, sha256))
             shutil.rmtree(place)
-    else:
-        assert known is not None
-        sha256 = known.sha256
     for each in (exact, exact.partition("#")[0], asked.shown):  # by number, and as it was asked for
         cache.note(_key(registry.place, each), Address(asked.shown, "", sha256))
     return found
+
+
+def _files(
+    registry: Registry, exact: str, remotes: list[Remote], place: Path, how: tuple[Means, ExitStack]
+) -> tuple[list[_File], list[Path]]:
+    """Each file in the cache; an earlier attempt may have brought some."""
+    means, held = how
+    cache = means.cache
+    total = sum(remote.size or 0 for remote in remotes)
+    before = 0
+
+    def report(step: str, done: int, _: int) -> None:
+        means.progress(step, before + done, max(total, before + done))
+
+    files, paths = [], []
+    for remote in remotes:
+        key = _key(registry.place, f"{exact} {remote.path}")
+        known = cache.address(key)
+        sha256 = known.sha256 if known is not None else ""
+        path = held.enter_context(cache.using(sha256)) if sha256 else None
+        if path is None:
+            brought = registry.download(remote, place, report)
+            sha256 = _sha256(brought)
+            path = held.enter_context(cache.adopt(brought, sha256))
+            cache.note(key, Address(registry.asked.shown, "", sha256))
+        before += remote.size or 0
+        files.append(_File(remote.name, sha256))
+        paths.append(path)
+    means.progress("download", total, total)
+    return files, paths
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _empty(directory: Path) -> None:

@@ -29,6 +29,7 @@ _LEFT_OUT = re.compile(
 )
 _MOST_TOLD = 100  # metrics, and tags, that go into the manifest
 _LONGEST_TAG = 200
+_GLANCE = 0.2  # seconds between two looks at a file that is being downloaded
 _HINT = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, say who asks"
 _STATUS = re.compile(r"error code (\d{3})")
 REGISTRY = "mlflow.registry"  # the metric that says which registry it was
@@ -48,6 +49,15 @@ class Asked:
         return f"mlflow://models:/{self.name}{f'@{self.alias}' if self.alias else f'/{self.number}'}"
 
 
+@dataclass(frozen=True)
+class Remote:
+    """A file of a version in the registry."""
+
+    name: str  # in the version made of it
+    path: str  # there
+    size: int | None  # None: not told
+
+
 class Registry:
     """A model registry, asked through MLflow's own library."""
 
@@ -58,6 +68,7 @@ class Registry:
         self._mlflow: Any = importlib.import_module("mlflow")
         self._yaml: Any = importlib.import_module("yaml")
         logging.getLogger("mlflow").setLevel(logging.ERROR)
+        self._artifacts: Any = None  # where the version's files are
         with self._clear():
             self._client = self._mlflow.MlflowClient()
 
@@ -112,29 +123,25 @@ class Registry:
                 return dict(self._client.get_run(run).data.metrics)
         return {}
 
-    def files(self, version: Any, place: Path, progress: Progress) -> Iterator[tuple[str, Path]]:
-        """Each file of the ONNX flavour, downloaded, with its name in the version."""
+    def files(self, version: Any, place: Path) -> list[Remote]:
+        """What its ONNX flavour is made of."""
         with self._clear():
             uri = self._client.get_model_version_download_uri(version.name, version.version)
-            artifacts = self._mlflow.tracking.artifact_utils.get_artifact_repository(uri)
-            listed = {each.path: each.file_size for each in _listed(artifacts, "")}
+            self._artifacts = self._mlflow.tracking.artifact_utils.get_artifact_repository(uri)
+            listed = {each.path: each.file_size for each in _listed(self._artifacts, "")}
         if _MLMODEL not in listed or (listed[_MLMODEL] or 0) > _LARGEST_MLMODEL:
             raise ModelError(f"{self.asked.shown}: has no {_MLMODEL} file, or one that is too large")
-        graph = self._graph(self._downloaded(artifacts, _MLMODEL, place, listed))
+        graph = self._graph(self._downloaded(Remote(_MLMODEL, _MLMODEL, listed[_MLMODEL]), place))
         base = PurePosixPath(graph).parent
         names = {path: str(PurePosixPath(path).relative_to(base)) for path in listed if _is_below(path, base)}
         names = {path: name for path, name in names.items() if not _LEFT_OUT.fullmatch(name)}
         if graph not in names:
             raise ModelError(f"{self.asked.shown}: {_MLMODEL} names {graph!r}, which is not there")
-        sizes = {path: listed[path] or 0 for path in names}
-        if (total := sum(sizes.values())) > (free := shutil.disk_usage(place).free):
-            raise ModelError(f"{place}: its files have {total} bytes, and {free} are free on the disk")
-        done = 0
-        for path, name in names.items():
-            with _watched(place / path, done, total, progress):
-                there = self._downloaded(artifacts, path, place, listed)
-            done += sizes[path]
-            yield ("model.onnx" if path == graph else name), there
+        return [Remote("model.onnx" if path == graph else name, path, listed[path]) for path, name in names.items()]
+
+    def download(self, remote: Remote, place: Path, progress: Progress) -> Path:
+        with _watched(place / remote.path, remote.size or 0, progress):
+            return self._downloaded(remote, place)
 
     def _graph(self, path: Path) -> str:
         """The file of the ONNX flavour."""
@@ -154,19 +161,20 @@ class Registry:
         except (ValueError, AttributeError) as error:
             raise ModelError(f"{self.asked.shown}: {_MLMODEL}: flavors.onnx.data: {error}") from error
 
-    def _downloaded(self, artifacts: Any, path: str, place: Path, sizes: Mapping[str, int | None]) -> Path:
+    def _downloaded(self, remote: Remote, place: Path) -> Path:
         try:
-            name_of_file(path)
+            name_of_file(remote.path)
         except ValueError as error:
             raise ModelError(f"{self.asked.shown}: {error}") from error
+        if (size := remote.size or 0) > (free := shutil.disk_usage(place).free):
+            raise ModelError(f"{place}: {remote.path!r} has {size} bytes, and {free} are free on the disk")
         with self._clear():
-            artifacts.download_artifacts(path, str(place))
-        there = place / path
+            self._artifacts.download_artifacts(remote.path, str(place))
+        there = place / remote.path
         if there.is_symlink() or not there.is_file():
-            raise ModelError(f"{self.asked.shown}: {path!r} is not a file there")
-        size = sizes[path]
-        if size is not None and there.stat().st_size != size:
-            raise ModelError(f"{self.asked.shown}: {path!r} came with {there.stat().st_size} bytes of {size}")
+            raise ModelError(f"{self.asked.shown}: {remote.path!r} is not a file there")
+        if remote.size is not None and (found := there.stat().st_size) != remote.size:
+            raise ModelError(f"{self.asked.shown}: {remote.path!r} came with {found} bytes of {remote.size}")
         return there
 
     @contextmanager
@@ -242,14 +250,14 @@ def _some(told: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 @contextmanager
-def _watched(path: Path, before: int, total: int, progress: Progress) -> Iterator[None]:
+def _watched(path: Path, total: int, progress: Progress) -> Iterator[None]:
     """Reports how much of the file is there while the library downloads it."""
     over = threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.2):
+        while not over.wait(_GLANCE):
             with suppress(OSError):
-                progress("download", before + path.stat().st_size, total)
+                progress("download", path.stat().st_size, total)
 
     watcher = threading.Thread(target=watch, daemon=True, name="sluice-watch")
     watcher.start()
@@ -258,5 +266,3 @@ def _watched(path: Path, before: int, total: int, progress: Progress) -> Iterato
     finally:
         over.set()
         watcher.join()
-    with suppress(OSError):
-        progress("download", before + path.stat().st_size, total)
