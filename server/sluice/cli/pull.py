@@ -42,7 +42,7 @@ class _Means:
 
 
 def pull(
-    source: Annotated[str | None, typer.Argument(metavar="[SOURCE]", help=_SOURCE, show_default=False)] = None,
+    source: Annotated[str | None, typer.Argument(metavar="SOURCE", help=_SOURCE, show_default=False)] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every model of the repository whose model.toml says its \\[source].")
     ] = False,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sluice.errors import ModelError
 from sluice.store import card, manifest, placing
-from sluice.store.contents import CARD, MANIFEST, name_of_file
+from sluice.store.contents import CARD, MANIFEST, is_beside, name_of_file
 from sluice.store.manifest import Manifest
 from sluice.store.package import Progress
 from sluice.store.placing import Placed
@@ -75,7 +75,7 @@ def found(wanted: Wanted, usual: str, source: str, marks: Mapping[str, str] | No
 
 
 def _check(name: str, bundle: Bundle) -> None:
-    if name in (MANIFEST, CARD):
+    if is_beside(PurePosixPath(name)) and not name.startswith("."):
         return
     try:
         path = PurePosixPath(name_of_file(name))

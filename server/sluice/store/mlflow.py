@@ -55,6 +55,7 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
     with _clear_errors(means.cache), ExitStack() as held:
         if means.offline:
             kept, paths = _from_cache(asked, place, means.cache, held)
+            said = kept.said
         else:
             registry = Registry(asked, place, means.rules or Rules())
             version = registry.version()
@@ -64,7 +65,7 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
                 return there
             kept, paths = _brought(registry, version, said, means, held)
         files = {file.path: path for file, path in zip(kept.files, paths, strict=True)}
-        return bundle.place(Bundle(files, asked.shown, asked.name, kept.said, kept.about), wanted, means.progress)
+        return bundle.place(Bundle(files, asked.shown, asked.name, said, kept.about), wanted, means.progress)
 
 
 def _asked(source: str) -> Asked:
