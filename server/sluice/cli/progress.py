@@ -40,6 +40,6 @@ def progress() -> Iterator[Progress]:
         def report(step: str, done: int, total: int) -> None:
             if step not in tasks:
                 tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done)
+            bars.update(tasks[step], completed=done, total=total)
 
         yield report

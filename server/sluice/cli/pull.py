@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from sluice.store.origin import Origin
 
 _SOURCE = (
-    "A version's directory, a package, or an ONNX file: a path, or an address at https:// or http://; "
-    "hf://ORGANISATION/NAME, mlflow://models:/NAME@ALIAS, oci://REGISTRY/REPOSITORY:TAG; "
+    "A version's directory, a package, or an ONNX file: a path, or an address at https://, http://, s3://, gs:// "
+    "or az://; hf://ORGANISATION/NAME, mlflow://models:/NAME@ALIAS, oci://REGISTRY/REPOSITORY:TAG; "
     "or the name of a model whose model.toml says its \\[source]."
 )
 

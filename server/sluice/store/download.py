@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
-import random
 import re
-import shutil
 import socket
 import ssl
 import threading
@@ -26,22 +24,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sluice import __version__
 from sluice.errors import ModelError, system_reason
-from sluice.store import netlogin
+from sluice.store import netlogin, segments
 from sluice.store.package import Progress, silent
+from sluice.store.segments import Changed, Failed, Segment, State
 
-DATA = "data"
-STATE = "state.json"
 _CHUNK = 1 << 20
 _SAVED = 8 << 20  # bytes between two notes of how far a segment is
-_SPARE = 64 << 20  # left free on the disk
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-_LONGEST_PAUSE = 60.0
-_STARTS = 3  # how often a file may change, or its download begin anew, while it is downloaded
 
 
 @dataclass(frozen=True)
@@ -51,52 +43,15 @@ class Rules:
     pause: float = 0.5  # seconds before the second attempt, doubled for each one after
     connections: int = 4
     parallel_from: int = 32 << 20  # bytes
+    part: int = 8 << 20  # bytes asked for at a time, where there is nothing to read on from
     login: Callable[[urllib.request.Request], None] = netlogin.add  # tells the server who asks
     hint: str = "a name and password for the host are taken from ~/.netrc"
-
-
-class Segment(msgspec.Struct):
-    start: int
-    end: int
-    done: int = 0
-
-    @property
-    def position(self) -> int:
-        return self.start + self.done
-
-    @property
-    def is_done(self) -> bool:
-        return self.position >= self.end
-
-
-class State(msgspec.Struct):
-    """How far a download is."""
-
-    validator: str  # entity tag or time of what is downloaded; "" = it cannot be continued
-    segments: list[Segment] = msgspec.field(default_factory=list)  # all of the file, in order
-
-    @property
-    def size(self) -> int:
-        return self.segments[-1].end if self.segments else 0
 
 
 @dataclass(frozen=True)
 class Downloaded:
     path: Path
     validator: str
-
-
-class _Changed(Exception):
-    """The resource is not what it was when the download began."""
-
-
-class _Failed(OSError):
-    """An attempt brought less than it should; another one may bring more."""
-
-    def __init__(self, why: str, retry_after: float = 0.0) -> None:
-        super().__init__(why)
-        self.strerror = why
-        self.retry_after = retry_after
 
 
 def shown(url: str) -> str:
@@ -125,11 +80,11 @@ class _Download:
         self._state = State("")
 
     def run(self, validator: str) -> Downloaded | None:
-        self._state = self._load()
-        for start in range(_STARTS):
+        self._state = segments.load(self._place)
+        for start in range(segments.STARTS):
             try:
                 return self._whole(validator, 1 if start else self._rules.connections)
-            except _Changed:
+            except Changed:
                 self._state = State("")
         raise ModelError(f"{shown(self._url)}: the file changes while it is downloaded; try again later")
 
@@ -144,7 +99,7 @@ class _Download:
             if not self._state.size:
                 response.close()
         open_segments = [segment for segment in self._state.segments if not segment.is_done]
-        with (self._place / DATA).open("r+b") as file:
+        with (self._place / segments.DATA).open("r+b") as file:
             if len(open_segments) <= 1:
                 for segment in open_segments:
                     self._fetch(segment, file.fileno(), response)
@@ -152,32 +107,29 @@ class _Download:
                 self._in_parallel(open_segments, file.fileno(), response)
             file.truncate(self._state.size)
             os.fsync(file.fileno())
-        return Downloaded(self._place / DATA, self._state.validator)
+        return Downloaded(self._place / segments.DATA, self._state.validator)
 
     def _begin(self, response: Any, connections: int) -> None:
         size = _length(response.headers)
         if size is None:
             response.close()
             raise ModelError(f"{shown(self._url)}: the server does not say how long the file is")
-        free = shutil.disk_usage(self._place).free - _SPARE
-        if size > free:
-            response.close()
-            raise ModelError(f"{self._place}: the file has {size} bytes, and {max(free, 0)} can be taken on the disk")
         ranges = response.headers.get("Accept-Ranges", "").strip().lower() == "bytes"
         name = _validator(response.headers)
         parts = connections if ranges and name and size >= self._rules.parallel_from else 1
         cuts = [size * part // parts for part in range(parts + 1)]
         self._state = State(name, [Segment(*cut) for cut in pairwise(cuts)])
-        with (self._place / DATA).open("wb") as file:
-            file.truncate(size)
-        self._save()
+        try:
+            segments.begin(self._place, self._state)
+        except ModelError:
+            response.close()
+            raise
 
-    def _in_parallel(self, segments: list[Segment], file: int, first: Any) -> None:
+    def _in_parallel(self, parts: list[Segment], file: int, first: Any) -> None:
         with ThreadPoolExecutor(self._rules.connections, thread_name_prefix="sluice-download") as pool:
-            responses = [first] + [None] * (len(segments) - 1)
+            responses = [first] + [None] * (len(parts) - 1)
             tasks = [
-                pool.submit(self._fetch, *each)
-                for each in zip(segments, [file] * len(segments), responses, strict=True)
+                pool.submit(self._fetch, *each) for each in zip(parts, [file] * len(parts), responses, strict=True)
             ]
             try:
                 for task in wait(tasks, return_when=FIRST_EXCEPTION).done:
@@ -238,13 +190,13 @@ class _Download:
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             found = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
             if not found or int(found[1]) != segment.position or int(found[3]) != self._state.size:
-                raise _Changed
+                raise Changed
             if self._state.validator.startswith('"') and response.headers.get("ETag", "") != self._state.validator:
-                raise _Changed
+                raise Changed
         elif _length(response.headers) != self._state.size or _validator(response.headers) != self._state.validator:
-            raise _Changed
+            raise Changed
         elif segment.start:
-            raise _Changed  # the server gives no parts after all
+            raise Changed  # the server gives no parts after all
         else:
             segment.done = 0
 
@@ -253,7 +205,7 @@ class _Download:
         while not segment.is_done and not self._stopped.is_set():
             chunk = response.read1(min(_CHUNK, segment.end - segment.position))
             if not chunk:
-                raise _Failed(f"the connection ended {segment.end - segment.position} bytes early")
+                raise Failed(f"the connection ended {segment.end - segment.position} bytes early")
             try:
                 os.pwrite(file, chunk, segment.position)
             except OSError as error:
@@ -293,7 +245,7 @@ class _Download:
                 raise ModelError(f"{shown(self._url)}: {why}") from error
             if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME:
                 raise ModelError(f"{shown(self._url)}: there is no host of this name") from error
-            raise _Failed(system_reason(reason) if isinstance(reason, OSError) else str(reason)) from error
+            raise Failed(system_reason(reason) if isinstance(reason, OSError) else str(reason)) from error
         if response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
             raise ModelError(f"{shown(self._url)}: the server sends it encoded, though asked not to")
@@ -304,11 +256,11 @@ class _Download:
         if code == HTTPStatus.NOT_MODIFIED:
             return
         if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            raise _Changed
+            raise Changed
         name = http.client.responses.get(code, "")
         why = f"the server says {code} {name}".rstrip()
         if code in _TRANSIENT:
-            raise _Failed(why, _seconds(error.headers.get("Retry-After", "")))
+            raise Failed(why, _seconds(error.headers.get("Retry-After", "")))
         if code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             why += f"; {self._rules.hint}"
         elif 300 <= code < 400:
@@ -328,26 +280,12 @@ class _Download:
         if failures >= self._rules.attempts:
             why = _why(error)
             raise ModelError(f"{shown(self._url)}: {why}; gave up after {failures} attempts") from error
-        back_off = self._rules.pause * 2 ** (failures - 1) * random.uniform(0.5, 1.5)  # noqa: S311
-        asked = error.retry_after if isinstance(error, _Failed) else 0.0
-        self._stopped.wait(min(max(back_off, asked), _LONGEST_PAUSE))
-
-    def _load(self) -> State:
-        try:
-            state = msgspec.json.decode((self._place / STATE).read_bytes(), type=State)
-            size = (self._place / DATA).stat().st_size
-        except (OSError, msgspec.MsgspecError):
-            return State("")
-        whole = all(0 <= each.done <= each.end - each.start for each in state.segments)
-        ends = [0, *(each.end for each in state.segments)]
-        joined = [each.start for each in state.segments] == ends[:-1]
-        return state if whole and joined and state.validator and size == state.size else State("")
+        asked = error.retry_after if isinstance(error, Failed) else 0.0
+        self._stopped.wait(segments.pause(failures, self._rules.pause, asked))
 
     def _save(self) -> None:
-        with self._lock, suppress(OSError):  # what is not noted is downloaded again
-            temporary = self._place / f".{STATE}"
-            temporary.write_bytes(msgspec.json.encode(self._state))
-            temporary.replace(self._place / STATE)
+        with self._lock:
+            segments.save(self._place, self._state)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -41,11 +41,8 @@ def place(
     `number` None is the next that is free. If `content` is known beforehand, that very version is looked for first;
     otherwise a version with the same files is, once it is made.
     """
-    if number is not None and not _NUMBER.fullmatch(number):
-        raise ModelError(f"{number!r} is no version directory's name, which is a whole number from 1")
-    if not repository.is_name(name):
-        raise ModelError(f"a model cannot be called {name!r} in a repository")
-    model = models / name
+    model = _model(models, name, number)
+    missing = [path for path in (model, *model.parents) if not os.path.exists(path)]
     try:
         model.mkdir(parents=True, exist_ok=True)
         with disk.locked(model, _STAGING):
@@ -55,7 +52,15 @@ def place(
         raise ModelError(f"{shown}: cannot be written or read: {system_reason(error)}") from error
     finally:
         with suppress(OSError):
-            model.rmdir()  # which was made for it, and nothing came into
+            model.rmdir()  # where nothing came into it
+            for path in missing[1:]:  # and what was made for it
+                path.rmdir()
+
+
+def present(models: Path, name: str, number: str | None, content: Manifest) -> Placed | None:
+    """This very version, if it is there, under this number or, without one, under any."""
+    there = _found(_model(models, name, number), number, content.__eq__)
+    return Placed(there, content, False) if there else None
 
 
 def versions(model: Path) -> Iterable[Path]:
@@ -64,6 +69,15 @@ def versions(model: Path) -> Iterable[Path]:
         return sorted(path for path in model.iterdir() if _NUMBER.fullmatch(path.name))
     except OSError:
         return []
+
+
+def _model(models: Path, name: str, number: str | None) -> Path:
+    """The model's directory; ModelError for names that cannot be."""
+    if number is not None and not _NUMBER.fullmatch(number):
+        raise ModelError(f"{number!r} is no version directory's name, which is a whole number from 1")
+    if not repository.is_name(name):
+        raise ModelError(f"a model cannot be called {name!r} in a repository")
+    return models / name
 
 
 def _place(

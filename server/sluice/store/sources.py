@@ -1,4 +1,4 @@
-"""Brings a version into the repository from where it is: a directory, a package or an ONNX file, here or on the web.
+"""Brings a version into the repository from where it is: a directory, a package or an ONNX file, here or elsewhere.
 
 What comes over the network goes through the cache, is compared with its sha256 if that is given, and is a version only
 when all of it is there and right.
@@ -6,23 +6,27 @@ when all of it is there and right.
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from sluice.errors import ModelError, system_reason
-from sluice.store import card, manifest, mlflow, oci, placing, unpacking
-from sluice.store.blobs import Address, Cache, key_of
-from sluice.store.contents import CARD, MANIFEST, files_of
+from sluice.store import card, manifest, mlflow, objects, oci, placing, trees, unpacking
+from sluice.store.blobs import key_of
+from sluice.store.contents import files_of, is_beside
 from sluice.store.download import Downloaded, Rules, download, shown
+from sluice.store.fetching import Means, fetched
 from sluice.store.manifest import Manifest
-from sluice.store.package import Progress, silent
+from sluice.store.object_systems import SCHEMES
+from sluice.store.objects import Store
+from sluice.store.package import Progress
+from sluice.store.parts import Parts
 from sluice.store.placing import Placed
+
+__all__ = ["Means", "Wanted", "pull"]
 
 _CHUNK = 1 << 20
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -40,16 +44,6 @@ class Wanted:
     number: str | None = None  # None: the next that is free
 
 
-@dataclass(frozen=True)
-class Means:
-    """How it is brought."""
-
-    cache: Cache
-    offline: bool = False
-    rules: Rules | None = None
-    progress: Progress = silent
-
-
 def pull(source: str, wanted: Wanted, means: Means) -> Placed:
     """Bring the version at `source`; ModelError if it is not there, not whole, or not what it should be."""
     scheme = _SCHEME.match(source)
@@ -57,9 +51,12 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
         return _local(Path(source), wanted, means.progress)
     if scheme[1].lower() in ("http", "https"):
         return _web(source, wanted, means)
+    if scheme[1].lower() in SCHEMES:
+        return _store(source, wanted, means)
     if registry := {"mlflow": mlflow.pull, "oci": oci.pull}.get(scheme[1].lower()):
         return registry(source, wanted, means)
-    raise ModelError(f"{scheme[1]}://: versions come from a path, https://, http://, mlflow:// or oci://")
+    schemes = "https://, http://, s3://, gs://, az://, mlflow:// or oci://"
+    raise ModelError(f"{scheme[1]}://: versions come from a path, {schemes}")
 
 
 def _local(path: Path, wanted: Wanted, progress: Progress) -> Placed:
@@ -79,39 +76,65 @@ def _directory(path: Path, wanted: Wanted, progress: Progress) -> Placed:
     content = manifest.read(path)
     names = files_of(path) if content is None else [entry.path for entry in content.files]
     if content is None:
-        _must_be_model(path, names)
+        _must_be_model(path, names, f"`sluice import {path} --name NAME` converts a Hugging Face model")
     place = path.resolve()
-    usual = content.name if content else place.parent.name if place.name.isdigit() else place.name
+    origin = _Origin(str(path), str(place).encode("utf-8", "replace").decode())
 
     def make(staging: Path, target: Path) -> Manifest:
         if content is not None:
             manifest.verify(path, content)
-        _copy(path, staging, [*names, *(name for name in (MANIFEST, CARD) if (path / name).is_file())], progress)
-        if content is None:
-            said = {"name": target.parent.name, "version": f"{target.name}.0.0"}
-            return _sealed(staging, said | {"source": str(place).encode("utf-8", "replace").decode()})
-        manifest.verify(staging, content)
-        return content
+        return _filled(staging, target, _Files(path, names, content, origin), progress)
 
-    return placing.place(wanted.models, wanted.name or usual, wanted.number, make, content)
+    return placing.place(wanted.models, wanted.name or _usual(place, content), wanted.number, make, content)
 
 
-def _must_be_model(path: Path, names: list[str]) -> None:
+@dataclass(frozen=True)
+class _Origin:
+    shown: str  # in messages
+    written: str  # into the manifest
+
+
+@dataclass(frozen=True)
+class _Files:
+    """A version's directory that is to be copied."""
+
+    directory: Path
+    names: list[str]  # without what lies beside the model
+    content: Manifest | None
+    origin: _Origin
+
+
+def _filled(staging: Path, target: Path, files: _Files, progress: Progress) -> Manifest:
+    beside = [path.name for path in sorted(files.directory.iterdir()) if is_beside(Path(path.name)) and path.is_file()]
+    _copy(files, staging, [*files.names, *(name for name in beside if not name.startswith("."))], progress)
+    if files.content is None:
+        said = {"name": target.parent.name, "version": f"{target.name}.0.0", "source": files.origin.written}
+        return _sealed(staging, said)
+    manifest.verify(staging, files.content)
+    return files.content
+
+
+def _usual(place: PurePath, content: Manifest | None) -> str:
+    """What the model is called where it comes from."""
+    return content.name if content else place.parent.name if place.name.isdigit() else place.name
+
+
+def _must_be_model(path: Path, names: list[str], hint: str) -> None:
     try:
         manifest.model_file(path, names)
     except ModelError as error:
         if "config.json" in names:
-            hint = f"`sluice import {path} --name NAME` converts a Hugging Face model"
             raise ModelError(f"{error.message}; {hint}") from error
         raise
 
 
-def _copy(source: Path, target: Path, names: Iterable[str], progress: Progress) -> None:
+def _copy(files: _Files, target: Path, names: Iterable[str], progress: Progress) -> None:
+    source = files.directory
     names = list(names)
     total = sum((source / name).stat().st_size for name in names)
     free = shutil.disk_usage(target).free
     if total > free:
-        raise ModelError(f"{source}: it takes {total} bytes, and {free} are free on the disk")
+        raise ModelError(f"{files.origin.shown}: it takes {total} bytes, and {free} are free on the disk")
     done = 0
     for name in names:
         place = target / name
@@ -121,12 +144,6 @@ def _copy(source: Path, target: Path, names: Iterable[str], progress: Progress) 
                 new.write(chunk)
                 done += len(chunk)
                 progress("copy", done, total)
-
-
-@dataclass(frozen=True)
-class _Origin:
-    shown: str  # in messages
-    written: str  # into the manifest
 
 
 def _file(path: Path, called: str, wanted: Wanted, origin: _Origin, progress: Progress) -> Placed:
@@ -142,7 +159,7 @@ def _file(path: Path, called: str, wanted: Wanted, origin: _Origin, progress: Pr
         raise ModelError(f"{origin.shown}: its name does not tell what the model is called; say --name")
 
     def make(staging: Path, target: Path) -> Manifest:
-        _copy(path.parent, staging, [path.name], progress)
+        _copy(_Files(path.parent, [path.name], None, origin), staging, [path.name], progress)
         (staging / path.name).rename(staging / _MODEL)
         (staging / _MODEL).chmod(0o644)
         return _sealed(staging, {"name": name, "version": f"{target.name}.0.0", "source": origin.written})
@@ -159,20 +176,25 @@ def _sealed(staging: Path, said: dict[str, str]) -> Manifest:
 def _web(source: str, wanted: Wanted, means: Means) -> Placed:
     url, sha256 = _address(source)
     called = PurePosixPath(unquote(urlsplit(url).path)).name
-    origin = _Origin(shown(url), shown(url))
-    with _fetched(url, sha256, means) as path:
-        try:
-            return _file(path, called, wanted, origin, means.progress)
-        except ModelError as error:  # which is of the file in the cache
-            raise ModelError(error.message.replace(str(path), shown(url))) from error
+
+    def bring(place: Path, validator: str) -> Downloaded | None:
+        return download(url, place, validator, means.rules, means.progress)
+
+    with fetched(url, shown(url), sha256, means, bring) as path:
+        return _fetched_file(path, called, wanted, shown(url), means)
+
+
+def _fetched_file(path: Path, called: str, wanted: Wanted, origin: str, means: Means) -> Placed:
+    """As `_file`, of one that is in the cache."""
+    try:
+        return _file(path, called, wanted, _Origin(origin, origin), means.progress)
+    except ModelError as error:  # which is of the file in the cache
+        raise ModelError(error.message.replace(str(path), origin)) from error
 
 
 def _address(source: str) -> tuple[str, str]:
     """The address without its fragment, and the sha256 that this tells."""
-    url, _, fragment = source.partition("#")
-    told = _SHA256.fullmatch(fragment)
-    if fragment and not told:
-        raise ModelError(f"{shown(url)}: after # stands what the file should be, as #sha256= and 64 hexadecimal digits")
+    url, sha256 = _without_sha256(source)
     if not (url.isascii() and url.isprintable()) or " " in url:
         raise ModelError(f"{shown(url)!r}: is no address; write other than plain characters as %20")
     try:
@@ -184,50 +206,47 @@ def _address(source: str) -> tuple[str, str]:
         raise ModelError(f"{shown(url)}: names and passwords belong into ~/.netrc, not into addresses")
     if not parts.hostname:
         raise ModelError(f"{shown(url)}: names no host")
+    return url, sha256
+
+
+def _without_sha256(source: str) -> tuple[str, str]:
+    url, _, fragment = source.partition("#")
+    told = _SHA256.fullmatch(fragment)
+    if fragment and not told:
+        raise ModelError(f"{shown(url)}: after # stands what the file should be, as #sha256= and 64 hexadecimal digits")
     return url, told[1].lower() if told else ""
 
 
-@contextmanager
-def _fetched(url: str, sha256: str, means: Means) -> Iterator[Path]:
-    """The file at the address, in the cache; downloaded unless it is there already and still what the server has."""
-    cache = means.cache
-    key = key_of(url)
-    with _clear_errors(cache), cache.partial(sha256 or key) as place, ExitStack() as stack:
-        known = None if sha256 else cache.address(key)
-        wanted = known.sha256 if known else sha256
-        held = stack.enter_context(cache.using(wanted)) if wanted else None
-        done: Downloaded | None = None
-        if held is None or not (sha256 or means.offline):
-            if means.offline:
-                shutil.rmtree(place)
-                raise ModelError(f"{shown(url)}: is not in the cache, and nothing shall be downloaded")
-            validator = known.validator if known and held else ""
-            done = download(url, place, validator, means.rules, means.progress)
-            if done is not None:
-                wanted = _checked(done.path, url, sha256)
-                held = stack.enter_context(cache.adopt(done.path, wanted))
-        shutil.rmtree(place)
-        if held is None:
-            raise ModelError(f"{shown(url)}: the server says that nothing changed, and was not asked")
-        yield held
-        if done is not None:  # only now it is known to be sound
-            cache.note(key, Address(shown(url), done.validator, wanted))
+def _store(source: str, wanted: Wanted, means: Means) -> Placed:
+    """An object is a file, and what there is below a name a directory."""
+    text, sha256 = _without_sha256(source)
+    address = objects.address_of(text)
+    rules = means.rules or Rules()
+    with Store(address.scheme, rules.timeout) as store, Parts(store, rules, means.progress) as parts:
+        if sha256 and address.is_directory:
+            raise ModelError(f"{address}/: #sha256= is what a file should be; a directory's manifest says it of each")
+        is_file = not address.is_directory
+        found = parts.look(address) if is_file and not (sha256 or means.offline) else None
+        is_noted = means.offline and is_file and means.cache.address(key_of(str(address))) is not None
+        if sha256 or found or is_noted:
+            with fetched(str(address), str(address), sha256, means, parts.bringing(address, found)) as path:
+                return _fetched_file(path, PurePosixPath(address.path).name, wanted, str(address), means)
+        return _tree(address, wanted, parts, means)
 
 
-@contextmanager
-def _clear_errors(cache: Cache) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or cache.directory
-        raise ModelError(f"{place}: cannot be written or read: {system_reason(error)}") from error
+def _tree(address: objects.Address, wanted: Wanted, parts: Parts, means: Means) -> Placed:
+    tree = trees.look(address, parts, means)
+    content, place = tree.content, PurePosixPath(address.path)
+    if content is None:
+        hint = "`sluice import DIRECTORY --name NAME` converts a Hugging Face model that is on this machine"
+        _must_be_model(Path(f"/{address.scheme}:/{address.path}"), tree.names, hint)
+    name = wanted.name or _usual(place, content)
+    if content is not None and (there := placing.present(wanted.models, name, wanted.number, content)):
+        return there
+    with trees.brought(tree, parts, means) as directory:
+        files = _Files(directory, tree.names, content, _Origin(f"{address}/", f"{address}/"))
 
+        def make(staging: Path, target: Path) -> Manifest:
+            return _filled(staging, target, files, means.progress)
 
-def _checked(path: Path, url: str, sha256: str) -> str:
-    """Its sha256; ModelError, and the file is gone, if it should be another one."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 and found != sha256:
-        shutil.rmtree(path.parent)
-        raise ModelError(f"{shown(url)}: the file's sha256 is {found}, not {sha256}")
-    return found
+        return placing.place(wanted.models, name, wanted.number, make, content)

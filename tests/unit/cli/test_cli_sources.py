@@ -1,14 +1,20 @@
 """`sluice pull` and `sluice cache`, as they are typed."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from graphs import identity
+from objectstores import S3, Proxy, s3_server
+from smallhub import COMMIT, small_hub
 from website import Site
 
 from sluice.cli.main import main
+from sluice.store import manifest
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +81,53 @@ def test_what_is_not_on_the_hub_is_said(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["pull", "hf://org-of-nobody/model-of-nobody", "--offline"]) == 1
     assert "in the cache, and nothing shall be downloaded" in capsys.readouterr().err
     assert not Path("models").exists()
+
+
+def test_the_hub_is_where_the_environment_says(tmp_path: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    (tmp_path / "models").mkdir()
+    golden = Path(__file__).parents[2] / "models" / "golden" / "bert-mean"
+    with small_hub(golden) as hub:
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "no_proxy": "*"}
+        for said in ("is in", "is already in"):
+            done = subprocess.run(
+                [sys.executable, "-m", "sluice.cli.main", "pull", "hf://org/model"],
+                env=os.environ | environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert f"hf://org/model {said} models/model/1" in done.stdout
+    sealed = manifest.read(tmp_path / "models/model/1")
+    assert sealed is not None
+    assert sealed.source == f"hf://org/model@{COMMIT}"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    pytest.importorskip("s3fs")
+    with s3_server() as url, Proxy(url) as proxy:
+        store = S3(url, proxy)
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, value)
+        yield store
+
+
+def test_a_model_is_pulled_from_a_bucket(
+    bucket: S3, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put("small.onnx", identity(tmp_path / "origin").read_bytes())
+    assert main(["pull", "s3://models/small.onnx"]) == 0
+    assert capsys.readouterr() == ("small 1.0.0 is in models/small/1\n", "")
+    assert main(["pull", "s3://models/small.onnx"]) == 0
+    assert capsys.readouterr().out == "small 1.0.0 is already in models/small/1, nothing to do\n"
+    assert main(["cache", "list"]) == 0
+    assert "s3://models/small.onnx" in capsys.readouterr().out
+    assert main(["pull", "s3://models/other.onnx"]) == 1
+    assert capsys.readouterr().err == "error: s3://models/other.onnx: there is no such object, and none below it\n"
+    assert main(["pull", "s3://nowhere/small.onnx"]) == 1
+    assert capsys.readouterr().err == "error: s3://nowhere: there is no such bucket\n"
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    assert main(["pull", "gs://models/small.onnx"]) == 1
+    assert "pip install 'sluice[gs]'" in capsys.readouterr().err

@@ -228,6 +228,19 @@ def test_a_tampered_package_leaves_nothing_behind(
     assert left_in(tmp_path / "there") == []
 
 
+@pytest.mark.parametrize("number", [None, "3"])
+def test_a_damaged_package_leaves_no_directory_behind(tmp_path: Path, number: str | None) -> None:
+    packed = pack(small(tmp_path / "here"), tmp_path / "good").path
+    bad = tampered(packed, tmp_path / "bad", _flip)
+    with pytest.raises(ModelError):
+        unpack(bad, tmp_path / "there" / "and deeper", number)
+    assert not (tmp_path / "there").exists()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ModelError):
+        unpack(bad, tmp_path / "there", number)
+    assert (tmp_path / "there").is_dir()  # which was not made for it
+
+
 def test_whatever_byte_is_damaged_nothing_else_is_unpacked(tmp_path: Path) -> None:
     directory = small(tmp_path / "here")
     data = pack(directory, tmp_path / "good").path.read_bytes()
