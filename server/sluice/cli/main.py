@@ -12,6 +12,8 @@ from sluice.cli import (
     cache,
     check,
     config,
+    encrypt,
+    evaluate,
     importing,
     infer,
     models,
@@ -31,7 +33,10 @@ from sluice.errors import SluiceError
 INTERRUPTED = 130
 
 _ALL = ("server", "models", "workers", "scheduler", "health", "shutdown", "log")
-_CHECK = ("models.repository", "models.python_directories", "models.pickle_directories", "workers", "scheduler", "log")
+_DIRECTORIES = ("models.repository", "models.python_directories", "models.pickle_directories")
+_EVALUATE = (*_DIRECTORIES, "models.key_file")
+_CHECK = (*_DIRECTORIES, "models.key_file", "workers", "scheduler", "log")
+_ENCRYPT = ("models.repository", "models.key_file")
 
 app = typer.Typer(
     name="sluice",
@@ -62,11 +67,14 @@ app.command("serve", cls=Command)(with_settings(serve.serve, _ALL))
 app.command("import", cls=Command)(importing.import_model)
 app.command("pull", cls=Command)(pull.pull)
 app.command("seal", cls=Command)(seal.seal)
+app.command("encrypt", cls=Command)(with_settings(encrypt.encrypt, _ENCRYPT))
+app.command("decrypt", cls=Command)(with_settings(encrypt.decrypt, _ENCRYPT))
 app.command("pack", cls=Command)(pack.pack)
 app.command("unpack", cls=Command)(pack.unpack)
 app.command("verify", cls=Command)(pack.verify)
 app.add_typer(cache.app, name="cache")
 app.command("check", cls=Command)(with_settings(check.check, _CHECK))
+app.command("evaluate", cls=Command)(with_settings(evaluate.evaluate, _EVALUATE))
 app.add_typer(models.app, name="models")
 app.command("promote", cls=Command)(promote.promote)
 app.command("rollback", cls=Command)(promote.rollback)

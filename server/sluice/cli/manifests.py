@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -72,10 +73,11 @@ def diff(first: Target, second: Target, repository: Repository = Path("models"),
 
 def _found(directory: Path) -> tuple[Manifest, bool]:
     """What is known of the version, and whether that is sealed."""
+    from sluice.encryption.keys import Keys
     from sluice.store import manifest  # which needs numpy, and other commands do not
 
     sealed = manifest.read(directory)
-    return sealed or manifest.examine(directory), sealed is not None
+    return sealed or manifest.examine(directory, Keys.given(os.environ)), sealed is not None
 
 
 def _document(found: Manifest, sealed: bool) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`sluice seal`: writes down what a version is, with the sha256 of its files, and its card."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ def seal(
     repository: Annotated[Path, typer.Option("--repository", "-r", help="Directory of models.")] = Path("models"),
 ) -> None:
     """Write a version's manifest.toml and README.md; from then on it is served only as it is now."""
+    from sluice.encryption.keys import Keys
     from sluice.store import card, manifest  # which need numpy, and other commands do not
 
     directory = version_directory(target, repository)
@@ -30,7 +32,7 @@ def seal(
     if metrics:
         old = manifest.read(directory)
         settings["metrics"] = _merged(dict(old.metrics) if old else {}, metrics)
-    sealed = manifest.seal(directory, **settings)
+    sealed = manifest.seal(directory, Keys.given(os.environ), **settings)
     card.write(directory, sealed)
     print(f"{directory} is {sealed.name} {sealed.version}, {len(sealed.files)} files, {sealed.digest()}")
 

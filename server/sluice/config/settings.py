@@ -95,6 +95,9 @@ class Models(Section):
         description="Directories whose models may bring pickles, which run code when they are read; none by default.",
         json_schema_extra={"flag": "--pickle-directory"},
     )
+    key_file: Path | None = Field(
+        default=None, description="File of the keys of encrypted models, beside those in SLUICE_MODEL_KEY."
+    )
 
 
 class Workers(Section):

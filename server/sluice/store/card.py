@@ -50,6 +50,7 @@ def _known(manifest: Manifest) -> str:
         ("source", manifest.source),
         ("licence", manifest.licence),
         ("format", " ".join([model.format, *(f"{domain} {opset}" for domain, opset in sorted(model.opsets.items()))])),
+        ("encryption", f"{model.encryption}, key {model.key_id}" if model.encryption else ""),
         ("parameters", "" if model.parameters is None else f"{model.parameters:,}"),
         ("contents", contents),
         ("tokenizer", manifest.tokenizer),

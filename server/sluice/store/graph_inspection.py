@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from sluice.encryption.container import Header
+from sluice.encryption.keys import NO_KEYS, Keys
 from sluice.errors import ModelError, system_reason
+from sluice.store import encrypted
 from sluice.store.window import Window
 
 LARGEST = (1 << 31) - 1  # of a protobuf message
@@ -39,11 +43,19 @@ class _Damaged(Exception):
     pass
 
 
-def inspect(path: Path, directory: Path, shown: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What was found out on the way, and a worker has to know."""
+
+    externals: tuple[str, ...] = ()  # the files of external data, as the graph calls them
+    secret: bytes = field(default=b"", repr=False)  # of an encrypted version
+
+
+def inspect(path: Path, directory: Path, shown: str, keys: Keys = NO_KEYS) -> Inspected:
     """ModelError if the file may not be loaded; `directory` is what it may not reach out of."""
     try:
-        with path.open("rb") as file:
-            window = Window(file.fileno())
+        with encrypted.opened(path, directory, shown, keys) as found:
+            window = found.window
             if not window.size:
                 raise ModelError(f"{shown}: is empty")
             if window.size > LARGEST:
@@ -51,7 +63,13 @@ def inspect(path: Path, directory: Path, shown: str) -> None:
                 raise ModelError(f"{shown}: {why}; keep its weights in files of their own")
             if window.at(4, 4) == b"ORTM":
                 raise ModelError(f"{shown}: is in the ORT format, which cannot be inspected; bring the ONNX file")
-            _Inspection(window, path.parent, directory, shown).model()
+            inspection = _Inspection(window, path.parent, directory, shown, found.header)
+            inspection.model()
+            externals = inspection.externals
+            if found.secret and sum(map(len, externals)) > _WIDEST:
+                why = f"its weights lie in {len(externals)} files, too many of an encrypted model; save them in one"
+                raise ModelError(f"{shown}: {why}")
+            return Inspected(externals, found.secret)
     except OSError as error:
         raise ModelError(f"{shown}: cannot be read: {system_reason(error)}") from error
     except _Damaged as error:
@@ -61,14 +79,20 @@ def inspect(path: Path, directory: Path, shown: str) -> None:
 class _Inspection:
     """One walk through one file."""
 
-    def __init__(self, window: Window, base: Path, directory: Path, shown: str) -> None:
+    def __init__(self, window: Window, base: Path, directory: Path, shown: str, header: Header | None) -> None:
         self._window = window
+        self._header = header  # of a graph that is encrypted
         self._base = base  # what the paths of external data are relative to
+        self._version = directory
         self._directory = directory.resolve()
         self._shown = shown
         self._fields_seen = 0
         self._used: dict[tuple[str, str], str] = {}  # a node for each operator of a foreign domain
         self._sizes: dict[str, int] = {}  # of files with external data
+
+    @property
+    def externals(self) -> tuple[str, ...]:
+        return tuple(self._sizes)
 
     def model(self) -> None:
         whole = (0, self._window.size)
@@ -280,7 +304,22 @@ class _Inspection:
             raise wrong(f"cannot be read: {system_reason(error) if isinstance(error, OSError) else error}") from error
         if not stat.S_ISREG(seen.st_mode):
             raise wrong("is not a file")
-        return seen.st_size
+        return self._plain_size(self._base / path, seen.st_size, wrong)
+
+    def _plain_size(self, path: Path, size: int, wrong: Callable[[str], ModelError]) -> int:
+        """What it holds without its encryption, which is that of the graph."""
+        version = self._version
+        shown = f"{version.parent.name}/{version.name}/{path.relative_to(version).as_posix()}"
+        header = encrypted.header_of(path, version, shown)
+        if header is None and self._header is None:
+            return size
+        if header is None:
+            raise wrong("is not encrypted, and the graph is")
+        if self._header is None:
+            raise wrong("is encrypted, and the graph is not")
+        if (header.key_id, header.version_salt) != (self._header.key_id, self._header.version_salt):
+            raise wrong("was encrypted with another version's graph")
+        return header.size
 
     def _wrong(self, field: str, why: str) -> ModelError:
         return ModelError(f"{self._shown}: {field}: {why}")

@@ -12,8 +12,11 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from sluice.encryption.container import MAGIC
+from sluice.encryption.keys import NO_KEYS, Keys
 from sluice.errors import ModelError, system_reason
-from sluice.store import graph_inspection, pickles, python_policy
+from sluice.store import encrypted, graph_inspection, pickles, python_policy
+from sluice.store.graph_inspection import Inspected
 from sluice.store.repository import VersionFiles
 from sluice.store.window import Window
 
@@ -29,7 +32,7 @@ _LIBRARIES = {
 }
 
 
-def inspect(files: VersionFiles, pickle_directories: list[Path]) -> None:
+def inspect(files: VersionFiles, pickle_directories: list[Path], keys: Keys = NO_KEYS) -> Inspected:
     """ModelError, which names the file and what is wrong with it, if the version may not be loaded."""
     place = f"{files.model}/{files.version}"
     pickles_allowed = python_policy.is_below(files.path, pickle_directories)
@@ -40,9 +43,12 @@ def inspect(files: VersionFiles, pickle_directories: list[Path]) -> None:
             continue  # it was there a moment ago
         except OSError as error:
             raise ModelError(f"{shown}: cannot be read: {system_reason(error)}") from error
+    shown = f"{place}/{files.path.relative_to(files.directory).as_posix()}"
     if files.backend == _GRAPH:
-        shown = f"{place}/{files.path.relative_to(files.directory).as_posix()}"
-        graph_inspection.inspect(files.path, files.directory, shown)
+        return graph_inspection.inspect(files.path, files.directory, shown, keys)
+    if encrypted.header_of(files.path, files.directory, shown):
+        raise ModelError(f"{shown}: is encrypted, and only ONNX models may be")
+    return Inspected()
 
 
 def _look(path: Path, shown: str, pickles_allowed: bool, is_graph: bool) -> None:
@@ -51,7 +57,7 @@ def _look(path: Path, shown: str, pickles_allowed: bool, is_graph: bool) -> None
         if is_graph and _is_library(window):
             why = "is a library of machine code, and none is loaded here, such as for custom operators"
             raise ModelError(f"{shown}: {why}; take it out of the directory")
-        if pickles_allowed:
+        if pickles_allowed or (is_graph and window.at(0, len(MAGIC)) == MAGIC):  # nobody would find any in that
             return
         try:
             pickles.look(file, window)

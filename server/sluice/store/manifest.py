@@ -21,9 +21,11 @@ from typing import Any
 
 from sluice import __version__
 from sluice.config.toml import encode
+from sluice.encryption.container import CIPHER
+from sluice.encryption.keys import NO_KEYS, Keys
 from sluice.errors import ModelError, system_reason
 from sluice.spec import DATATYPES, Port
-from sluice.store import disk, onnx_file, tables
+from sluice.store import disk, encrypted, onnx_file, tables
 from sluice.store.contents import MANIFEST, Hashes, files_of, name_of_file, staged
 from sluice.store.reading import complaint, did_you_mean, read_text
 
@@ -33,6 +35,7 @@ TASKS = ("embedding", "classification", "token-classification", "rerank", "other
 SEMANTIC = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?", re.ASCII)
 _NAME = re.compile(r"\w[\w.+@:=~ -]*(?<! )")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "onnx": ("onnx",)}
 _FORMATS = {".onnx": "onnx", ".py": "python"}
@@ -55,6 +58,8 @@ class Model:
     ir_version: int | None = None
     parameters: int | None = None  # how many numbers it was trained to
     producer: str = ""
+    encryption: str = ""  # "" = none; what else it tells is of the file as it was before
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,18 +147,19 @@ def write_text(path: Path, text: str) -> None:
         raise ModelError(f"{_shown(path.parent)}/{path.name}: cannot be written: {why}") from error
 
 
-def seal(directory: Path, **said: Any) -> Manifest:
+def seal(directory: Path, keys: Keys = NO_KEYS, /, **said: Any) -> Manifest:
     """Hash every file, read what the model file tells, and write it down.
 
     `said` are fields of a manifest by name; what it does not say is kept from the manifest that is there.
     """
-    manifest = examine(directory, **said)
+    manifest = examine(directory, keys, **said)
     write(directory, manifest)
     return manifest
 
 
-def examine(directory: Path, **said: Any) -> Manifest:
-    """The manifest that `seal` would write."""
+def examine(directory: Path, keys: Keys = NO_KEYS, /, **said: Any) -> Manifest:
+    """The manifest that `seal` would write. Of an encrypted model without its key it says what the last one said, or
+    little."""
     unknown = next((key for key in said if key not in SAID), None)
     if unknown is not None:
         raise ModelError(f"{unknown}: is nothing that can be said of a version; {did_you_mean(unknown, SAID)}")
@@ -162,8 +168,10 @@ def examine(directory: Path, **said: Any) -> Manifest:
     names = files_of(directory)
     graph = model_file(directory, names)
     hashes = Hashes().of(directory, names)
-    model, inputs, outputs = _told(directory / graph)
     old = read(directory)
+    model, inputs, outputs = _told(directory, graph, keys)
+    if old is not None and model.key_id and not inputs and old.file(graph) == FileEntry(graph, *hashes[graph]):
+        model, inputs, outputs = old.model, old.inputs, old.outputs
     manifest = Manifest(
         **(_suggested(directory, names) if old is None else {key: getattr(old, key) for key in SAID}) | said,
         created=datetime.now(UTC).replace(microsecond=0),
@@ -237,12 +245,17 @@ def runtime() -> dict[str, str]:
     return found
 
 
-def _told(path: Path) -> tuple[Model, tuple[Port, ...], tuple[Port, ...]]:
+def _told(directory: Path, graph: str, keys: Keys) -> tuple[Model, tuple[Port, ...], tuple[Port, ...]]:
+    path = directory / graph
     kind = _FORMATS[path.suffix]
     if kind != "onnx":
         return Model(kind), (), ()
-    told = onnx_file.read(path)
-    return Model(kind, told.opsets, told.ir_version, told.parameters, told.producer), told.inputs, told.outputs
+    told, header = encrypted.told(path, directory, keys)
+    lock = (CIPHER, header.key_id) if header else ("", "")
+    if told is None:
+        return Model(kind, encryption=lock[0], key_id=lock[1]), (), ()
+    model = Model(kind, told.opsets, told.ir_version, told.parameters, told.producer, *lock)
+    return model, told.inputs, told.outputs
 
 
 # What the author may say; all else is found out.
@@ -279,7 +292,7 @@ def dump(manifest: Manifest) -> str:
         "",
         "[model]",
         *_pairs({"format": model.format, "opsets": model.opsets, "ir_version": model.ir_version}),
-        *_pairs({"parameters": model.parameters, "producer": model.producer}),
+        *_pairs({key: getattr(model, key) for key in ("parameters", "producer", "encryption", "key_id")}),
     ]
     for name, table in (("runtime", manifest.runtime), ("metrics", manifest.metrics)):
         if table:
@@ -358,6 +371,8 @@ _MODEL: tables.Readers = {
     "ir_version": tables.whole,
     "parameters": tables.whole,
     "producer": tables.text,
+    "encryption": partial(tables.choice, choices=(CIPHER,)),
+    "key_id": partial(tables.text, pattern=_KEY_ID, like="16 letters of 0-9 and a-f"),
 }
 _PARENT: tables.Readers = {
     "relation": tables.text,

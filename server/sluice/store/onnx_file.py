@@ -11,9 +11,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, overload
 
 from sluice.errors import ModelError
 from sluice.spec import BYTES, Port
+from sluice.store.window import Window
 
 OTHER = "OTHER"  # a datatype that no request can carry, or no tensor at all
 
@@ -54,11 +56,36 @@ class _Damaged(Exception):
     pass
 
 
+class _Data(Protocol):
+    """Bytes, wherever they lie."""
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+
+
+class _Seen:
+    """What a window shows."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> bytes: ...
+    def __getitem__(self, place: int | slice) -> int | bytes:
+        if isinstance(place, int):
+            return self._window.at(place, 1)[0]
+        return self._window.at(place.start, place.stop - place.start)
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """A message's place in the file."""
 
-    data: mmap.mmap | bytes
+    data: _Data
     start: int
     end: int
 
@@ -121,6 +148,14 @@ def read(path: Path) -> OnnxFile:
         raise ModelError(f"{path.name}: cannot be read: {error}") from error
     except _Damaged as error:
         raise ModelError(f"{path.name}: is not an ONNX model, or is damaged") from error
+
+
+def read_through(window: Window, name: str) -> OnnxFile:
+    """The same of a file that is looked at through a window."""
+    try:
+        return _model(_Span(_Seen(window), 0, window.size))
+    except _Damaged as error:
+        raise ModelError(f"{name}: is not an ONNX model, or is damaged") from error
 
 
 def _model(model: _Span) -> OnnxFile:

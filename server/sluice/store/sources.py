@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 from sluice.errors import ModelError, system_reason
 from sluice.store import card, manifest, mlflow, objects, oci, placing, trees, unpacking
 from sluice.store.blobs import key_of
-from sluice.store.contents import files_of, is_beside
+from sluice.store.contents import CARD, files_of, is_beside
 from sluice.store.download import Downloaded, Rules, download, shown
 from sluice.store.fetching import Means, fetched
 from sluice.store.manifest import Manifest
@@ -105,8 +105,11 @@ class _Files:
 
 
 def _filled(staging: Path, target: Path, files: _Files, progress: Progress) -> Manifest:
-    beside = [path.name for path in sorted(files.directory.iterdir()) if is_beside(Path(path.name)) and path.is_file()]
-    _copy(files, staging, [*files.names, *(name for name in beside if not name.startswith("."))], progress)
+    beside = [CARD]  # of what is sealed here: all else would be of another manifest than is written
+    if files.content is not None:
+        beside = [path.name for path in files.directory.glob("[!.]*") if is_beside(Path(path.name))]
+    beside = [name for name in sorted(beside) if (files.directory / name).is_file()]
+    _copy(files, staging, [*files.names, *beside], progress)
     if files.content is None:
         said = {"name": target.parent.name, "version": f"{target.name}.0.0", "source": files.origin.written}
         return _sealed(staging, said)

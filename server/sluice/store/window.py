@@ -6,29 +6,36 @@ It is not memory-mapped: a mapped file that is cut short while it is looked at k
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 _WIDTH = 1 << 17
 
 
 class Window:
-    """A file by its descriptor, or bytes that are there already."""
+    """A file by its descriptor, what `read` gives of it as os.pread would, or bytes that are there already."""
 
     def __init__(self, descriptor: int) -> None:
         self.size = os.fstat(descriptor).st_size
-        self._descriptor = descriptor
+        self._read: Callable[[int, int], bytes] | None = lambda length, at: os.pread(descriptor, length, at)
         self.buffer = b""  # what lies at `base`, for those who look at single bytes
         self.base = 0
 
     @classmethod
+    def through(cls, read: Callable[[int, int], bytes], size: int) -> Window:
+        window = cls.over(b"")
+        window.size, window._read = size, read
+        return window
+
+    @classmethod
     def over(cls, data: bytes) -> Window:
         window = cls.__new__(cls)
-        window.size, window._descriptor, window.buffer, window.base = len(data), -1, data, 0
+        window.size, window._read, window.buffer, window.base = len(data), None, data, 0
         return window
 
     def move(self, position: int) -> None:
         """Have `buffer` begin at this position."""
-        if self._descriptor >= 0:
-            self.buffer, self.base = os.pread(self._descriptor, _WIDTH, position), position
+        if self._read is not None:
+            self.buffer, self.base = self._read(_WIDTH, position), position
 
     def at(self, position: int, length: int) -> bytes:
         """What lies there; less at the end. `length` is at most 128 KiB."""

@@ -156,7 +156,10 @@ def _source(load: wire.Load) -> base.Source:
     signature = None
     if load.platform is not None:
         signature = Signature(load.platform, wire.to_ports(load.inputs), wire.to_ports(load.outputs))
-    return base.Source(Path(load.path), Path(load.directory), load.parameters, load.device, load.threads, signature)
+    path, directory = Path(load.path), Path(load.directory)
+    return base.Source(
+        path, directory, load.parameters, load.device, load.threads, signature, load.secret, load.externals
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sluice.encryption import keys
 from sluice.workers import wire
 from sluice.workers.devices import Device
 from sluice.workers.slots import Slot
@@ -80,7 +81,7 @@ class Process:
         command = [sys.executable, "-P", "-m", "sluice.workers.child", str(os.getpid()), *map(str, descriptors)]
         return subprocess.Popen(
             command,
-            env={**os.environ, **self._device.environment()},
+            env={**_environment(), **self._device.environment()},
             stdin=subprocess.DEVNULL,
             stdout=writing,
             stderr=writing,
@@ -176,6 +177,11 @@ class Process:
         except TimeoutError:
             self.kill()
             await self._ended.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the keys of encrypted models: a worker is told what it needs, and may run anybody's code."""
+    return {name: value for name, value in os.environ.items() if name != keys.VARIABLE}
 
 
 def _name(number: int) -> str:

@@ -71,6 +71,11 @@ class Load(Message, frozen=True, tag=True, array_like=True):
     platform: str | None  # these three: a signature the file does not tell
     inputs: tuple[PortMessage, ...]
     outputs: tuple[PortMessage, ...]
+    secret: bytes = b""  # these two: of a version that is encrypted
+    externals: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Load({self.key!r})"
 
 
 class Unload(Message, frozen=True, tag=True, array_like=True):

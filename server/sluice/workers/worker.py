@@ -63,7 +63,7 @@ class Resident:
     load: wire.Load
     spec: ModelSpec
     warm_up: Sequence[Work]
-    check: Callable[[], None]  # ModelError if its files are no longer what they were
+    check: Callable[[], object]  # ModelError if its files are no longer what they were
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from sluice.cli.main import main
 from sluice.config.fields import fields
 from sluice.config.reference import reference
 from sluice.config.settings import Settings
-from sluice.config.toml import encode
 from sluice.errors import ModelError
 
 
@@ -63,7 +62,7 @@ def test_every_setting_has_a_flag_on_serve(capsys: pytest.CaptureFixture[str], m
     text = capsys.readouterr().out
     for each in fields(Settings):
         assert f"{each.flag} " in text
-        assert f"[default: {encode(each.default)}]" in text
+        assert f"[default: {each.default_text}]" in text
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import graphs
+import msgspec
 import numpy as np
 import psutil
 import pytest
@@ -47,6 +48,8 @@ TO_WORKER: st.SearchStrategy[wire.ToWorker] = st.one_of(
         st.none() | NAMES,
         PORTS,
         PORTS,
+        st.binary(max_size=32),
+        st.lists(NAMES, max_size=3).map(tuple),
     ),
     st.builds(
         Run,
@@ -78,6 +81,11 @@ TO_SERVER: st.SearchStrategy[wire.ToServer] = st.one_of(
 @given(TO_WORKER)
 def test_messages_to_a_worker_survive(message: wire.ToWorker) -> None:
     assert wire.decode_for_worker(wire.encode(message)) == message
+
+
+def test_what_is_shown_of_a_load_tells_no_secret(tmp_path: Path) -> None:
+    message = msgspec.structs.replace(load(tmp_path / "model.onnx"), secret=b"hidden")
+    assert "hidden" not in f"{message!r} {message}"
 
 
 @given(TO_SERVER)
