@@ -31,6 +31,7 @@ from sluice.scheduler.loop import Scheduler
 from sluice.scheduler.quarantine import Quarantine
 from sluice.spec import BYTES, ModelSpec, TensorSpec
 from sluice.store import learned
+from sluice.store.bringing import Bringing
 from sluice.store.trust import Trust
 from sluice.telemetry import logs
 from sluice.telemetry.exposition import MetricsServer
@@ -142,6 +143,8 @@ class App:
         if self._settings.server.listen_early:
             http_port, grpc_port = await self._listen()
         await self.pool.start()
+        if self._settings.models.pull == "missing":
+            self.catalog.bringing = Bringing(self._settings.models.repository)
         await self.catalog.load_all()
         if not self._settings.server.listen_early:
             http_port, grpc_port = await self._listen()
@@ -213,6 +216,8 @@ class App:
     def kill(self) -> None:
         """Leave at once, but leave nothing behind."""
         self.pool.kill()
+        if self.catalog.bringing is not None:
+            self.catalog.bringing.kill()
         self.catalog.remove_files()
 
 

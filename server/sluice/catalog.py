@@ -29,10 +29,11 @@ from sluice.loading import Loader, Version
 from sluice.replacing import Replacer, Room
 from sluice.store import aliases, overlay, repository
 from sluice.store.aliases import Change
+from sluice.store.bringing import Bringing
 from sluice.store.repository import Finding
 from sluice.telemetry.statistics import ModelStatistics
 from sluice.tracking import Tracker
-from sluice.versions import READY, UNAVAILABLE, Route, Status, Versions
+from sluice.versions import LOADING, READY, UNAVAILABLE, Route, Status, Versions
 from sluice.workers.pool import Pool
 from sluice.workers.worker import State
 
@@ -54,6 +55,7 @@ class Catalog:
         self._follower = Follower(self._versions, loader, self._replacer)
         self._tracker = Tracker(models, self._versions, self._follower)
         self._watching: asyncio.Task[None] | None = None
+        self.bringing: Bringing | None = None  # brings what models lack at the start
         self.notify: Callable[[], None] = lambda: None  # called whenever a state changes
         loader.notify = self._follower.notify = lambda: self.notify()
 
@@ -182,6 +184,10 @@ class Catalog:
 
     async def _load_at_start(self, finding: Finding) -> None:
         async with self._follower.lock(finding.name):
+            if self.bringing is not None and self.bringing.lacks(finding):
+                self._models[finding.name] = {"": Status(LOADING, "is brought from its source")}
+                self.notify()
+                finding = await self.bringing.bring(finding)
             await self._follower.apply(finding)
 
     async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:

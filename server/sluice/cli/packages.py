@@ -11,6 +11,7 @@ _EXTRA = {
     "safetensors": "import",
     "tokenizers": "import",
     "huggingface_hub": "import",
+    "mlflow": "mlflow",
 }
 
 

@@ -90,6 +90,10 @@ class Models(Section):
 
     repository: Path = Field(default=Path("models"), description="Directory of models: <name>/<version>/model.onnx.")
     load: list[str] = Field(default=["*"], description='Models loaded at the start; ["*"] = all, [] = none.')
+    pull: Literal["off", "missing"] = Field(
+        default="off",
+        description="missing = bring what models lack of what their `[source]` says before they load at the start.",
+    )
     control: bool = Field(default=True, description="Let clients load and unload models through the API.")
     watch: float = Field(
         default=0.0,

@@ -24,7 +24,8 @@ from sluice.errors import ConfigError
 
 DEFAULT_FILE = Path("sluice.toml")  # read from the working directory when it is there
 FILE_VARIABLE = "SLUICE_CONFIG"
-OTHER_VARIABLES = frozenset({FILE_VARIABLE, "SLUICE_URL", "SLUICE_MODEL_KEY"})  # ours, but not settings of the server
+# Ours, but not settings of the server.
+OTHER_VARIABLES = frozenset({FILE_VARIABLE, "SLUICE_URL", "SLUICE_CACHE", "SLUICE_CACHE_LIMIT", "SLUICE_MODEL_KEY"})
 # Kubernetes describes every service of a namespace to its pods in variables such as SLUICE_PORT_8000_TCP_ADDR;
 # a service called "sluice" must not stop the server. A bare …_PORT is one of them only if its value is an address.
 _KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_[A-Z0-9_]+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")

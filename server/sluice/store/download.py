@@ -44,6 +44,8 @@ class Rules:
     connections: int = 4
     parallel_from: int = 32 << 20  # bytes
     part: int = 8 << 20  # bytes asked for at a time, where there is nothing to read on from
+    login: Callable[[urllib.request.Request], None] = netlogin.add  # tells the server who asks
+    hint: str = "a name and password for the host are taken from ~/.netrc"
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ class _Download:
             request.add_header(name, value)
         request.add_header("Accept-Encoding", "identity")
         request.add_header("User-Agent", f"sluice/{__version__}")
-        netlogin.add(request)
+        self._rules.login(request)
         try:
             response = self._opener.open(request, timeout=self._rules.timeout)
         except urllib.error.HTTPError as error:
@@ -260,7 +262,7 @@ class _Download:
         if code in _TRANSIENT:
             raise Failed(why, _seconds(error.headers.get("Retry-After", "")))
         if code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            why += "; a name and password for the host are taken from ~/.netrc"
+            why += f"; {self._rules.hint}"
         elif 300 <= code < 400:
             why += ", and leads nowhere"
         raise ModelError(f"{shown(self._url)}: {why}")

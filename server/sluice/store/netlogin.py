@@ -15,7 +15,7 @@ from sluice.errors import ModelError
 def add(request: urllib.request.Request) -> None:
     """Give the request its host's name and password, if there are any, and nobody can read them on the way."""
     host = _name(request.host)
-    if request.type != "https" and not _is_here(host):
+    if request.type != "https" and not is_here(request.host):
         return
     path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
     if not Path(path).is_file():
@@ -36,7 +36,9 @@ def _name(host: str) -> str:
     return host.partition(":")[0]
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
+    """Whether it, with or without a port, is this machine."""
+    host = _name(host)
     if host == "localhost":
         return True
     try:

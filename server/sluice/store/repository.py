@@ -108,7 +108,7 @@ def _examine(
     versions: list[VersionFiles] = []
     problems: list[tuple[str, str]] = []
     try:
-        found = [number for number in _versions(directory) if number not in unfinished]
+        found = [number for number in _versions(directory, settings) if number not in unfinished]
         named = aliases.read(directory)
         wanted, problems = _choose(directory, found, settings)
         problems += [problem for problem in _missing(directory, found, named) if problem[0] not in dict(problems)]
@@ -138,12 +138,14 @@ def _settings(directory: Path, config: str | None) -> ModelSettings:
     return combine(directory.name, pbtxt.read(triton) if os.path.lexists(triton) else {}, said)
 
 
-def _versions(directory: Path) -> list[str]:
+def _versions(directory: Path, settings: ModelSettings) -> list[str]:
     """The version directories, in ascending order."""
     names = [path.name for path in directory.iterdir() if _VERSION.fullmatch(path.name) and path.is_dir()]
     if not names:
         stray = next((file for file in BACKENDS.values() if (directory / file).exists()), None)
         hint = f"move {stray} into {directory.name}/1/" if stray else f"put the model at {directory.name}/1/model.onnx"
+        if settings.origin is not None and not stray:
+            hint = f"`sluice pull {directory.name}` brings one from {settings.origin.shown}"
         raise ModelError(f"{directory.name}: there is no version directory (1, 2, …); {hint}")
     return sorted(names, key=int)
 

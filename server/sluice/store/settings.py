@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sluice.errors import ModelError
+from sluice.store.origin import Origin
 
 BACKENDS = {"onnxruntime": "model.onnx", "python": "model.py"}  # in the order looked for when nobody names one
 
@@ -80,6 +81,7 @@ class ModelSettings:
     warm_up: tuple[WarmUp, ...] = ()
     warm_lengths: tuple[int, ...] = ()  # sequence lengths to warm; () = the usual ones
     max_length: int | None = None  # longest sequence accepted; None = no limit known
+    origin: Origin | None = field(default=None, compare=False)  # where versions come from, which changes none of them
     fallback: str = ""  # "name" or "name/version": who answers while this one cannot
     parameters: Mapping[str, str] = field(default_factory=dict)
     triton: Mapping[str, Any] = field(default_factory=dict)  # config.pbtxt as JSON, echoed in the model's configuration

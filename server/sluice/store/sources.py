@@ -14,7 +14,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from sluice.errors import ModelError, system_reason
-from sluice.store import card, manifest, objects, placing, trees, unpacking
+from sluice.store import card, manifest, mlflow, objects, oci, placing, trees, unpacking
 from sluice.store.blobs import key_of
 from sluice.store.contents import CARD, files_of, is_beside
 from sluice.store.download import Downloaded, Rules, download, shown
@@ -53,7 +53,10 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
         return _web(source, wanted, means)
     if scheme[1].lower() in SCHEMES:
         return _store(source, wanted, means)
-    raise ModelError(f"{scheme[1]}://: versions come from a path, https://, http://, s3://, gs:// or az://")
+    if registry := {"mlflow": mlflow.pull, "oci": oci.pull}.get(scheme[1].lower()):
+        return registry(source, wanted, means)
+    schemes = "https://, http://, s3://, gs://, az://, mlflow:// or oci://"
+    raise ModelError(f"{scheme[1]}://: versions come from a path, {schemes}")
 
 
 def _local(path: Path, wanted: Wanted, progress: Progress) -> Placed:

@@ -10,6 +10,8 @@ from typing import Any
 
 from sluice.errors import ModelError
 from sluice.spec import DATATYPES
+from sluice.store import origin
+from sluice.store.origin import Origin
 from sluice.store.reading import backend, complaint, did_you_mean, read_labels, read_text, relative
 from sluice.store.settings import Said, VersionPolicy, WarmUp, WarmUpInput
 
@@ -68,6 +70,19 @@ def _version(value: Any) -> str:
     return text
 
 
+def _number_of_version(value: Any) -> str:
+    try:
+        return _version(value)
+    except ValueError:
+        raise ValueError(f"must be a version's number, not {value!r}") from None
+
+
+def _sha256(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ValueError(f"must be 64 hexadecimal digits, not {value!r}")
+    return value.lower()
+
+
 def _fallback(value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch("[^/.][^/]*(/[1-9][0-9]*)?", value):
         raise ValueError(f'must be the name of a model, or "name/version", not {value!r}')
@@ -112,7 +127,7 @@ _MODEL: Fields = {
     "fallback": _fallback,
     "parameters": _parameters,
 }
-_TABLES = ("versions", "input", "output", "warm_up")
+_TABLES = ("source", "versions", "input", "output", "warm_up")
 _TENSOR: Fields = {
     "name": _text,
     "datatype": partial(_choice, choices=tuple(DATATYPES)),
@@ -122,6 +137,11 @@ _TENSOR: Fields = {
 }
 _INPUT: Fields = {**_TENSOR, "pad": _number, "fill": _number}
 _OUTPUT: Fields = {**_TENSOR, "default": _flag}
+_SOURCE: Fields = {
+    "from": _text,
+    "sha256": _sha256,
+    "version": _number_of_version,
+}
 _VERSIONS: Fields = {
     "policy": partial(_choice, choices=("latest", "all", "specific")),
     "count": partial(_whole, least=1),
@@ -142,6 +162,7 @@ _WARM_UP: Fields = {
 
 KEYS: Mapping[str, frozenset[str]] = {
     "": frozenset(_MODEL),
+    "source": frozenset(_SOURCE),
     "versions": frozenset(_VERSIONS),
     "input": frozenset(_INPUT),
     "output": frozenset({*_OUTPUT, "labels"}),
@@ -175,6 +196,8 @@ class _Document:
     def read(self, document: Mapping[str, Any]) -> Said:
         plain = {key: value for key, value in document.items() if key not in _TABLES}
         said: Said = self._convert(plain, _MODEL, "")
+        if "source" in document:
+            said["origin"] = self._origin(document["source"])
         if "versions" in document:
             said["version_policy"] = self._policy(document["versions"])
         for table, fields in (("input", _INPUT), ("output", self._output_fields())):
@@ -225,6 +248,14 @@ class _Document:
             tensors[tensor_name] = tensor
         return tensors
 
+    def _origin(self, value: Any) -> Origin:
+        table = self._convert(value, _SOURCE, "source")
+        self._required(table, ("from",), "source", 0)
+        try:
+            return origin.checked(table["from"], table.get("sha256", ""), table.get("version", ""))
+        except ValueError as error:
+            raise self._error("source", 0, "from", str(error)) from error
+
     def _policy(self, value: Any) -> VersionPolicy:
         table = self._convert(value, _VERSIONS, "versions")
         kind = table.get("policy", "specific" if "versions" in table else "latest")
@@ -257,7 +288,7 @@ class _Document:
 
 
 def _unknown(key: str, fields: Fields, table: str) -> str:
-    if key == "name" and not table:
+    if key == "name" and table in ("", "source"):
         return "a model's name is that of its directory"
     return did_you_mean(key, [*fields, *(_TABLES if not table else ())])
 

@@ -198,6 +198,8 @@ def test_variables_that_kubernetes_sets_for_a_service_called_sluice_are_no_setti
         "SLUICE_PORT_8000_TCP_PORT": "8000",
         "SLUICE_PORT_8000_TCP_ADDR": "10.0.0.1",
         "SLUICE_URL": "http://127.0.0.1:8000",
+        "SLUICE_CACHE": "/var/cache/sluice",
+        "SLUICE_CACHE_LIMIT": "20GB",
     }
     assert load(None, environment, {}).settings == Settings()
 

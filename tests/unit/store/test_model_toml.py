@@ -135,6 +135,18 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("[versions]\npolicy = 'all'\ncount = 2", "line 3: versions.count: belongs to"),
         ("[versions]\npolicy = 'specific'", "line 1: versions.versions: a list of versions"),
         ("[versions]\nversions = [0]", "line 2: versions.versions: must be a list of version numbers"),
+        ("source = 1", "line 1: source: must be a table, not 1"),
+        ("[source]\nsha256 = '12'", "line 2: source.sha256: must be 64 hexadecimal digits"),
+        ("[source]\nversion = 1", "line 1: source.from: is missing"),
+        ("[source]\nfrom = 'x'", "line 2: source.from: must be an address, as https://…, or an absolute path, not 'x'"),
+        ("[source]\nfrom = '/x'\nversion = 0", "line 3: source.version: must be a version's number, not 0"),
+        (f"[source]\nfrom = '/x'\nsha256 = '{64 * 'a'}'", "line 2: source.from: has a sha256 beside it"),
+        (f"[source]\nfrom = 'hf://a/b'\nsha256 = '{64 * 'a'}'", "source.from: has a sha256 beside it"),
+        (f"[source]\nfrom = 'https://h/x#y'\nsha256 = '{64 * 'a'}'", "source.from: says after #"),
+        (
+            "[source]\nfrom = '/x'\nname = 'm'",
+            "line 3: source.name: unknown key; a model's name is that of its directory",
+        ),
         ("input = 1", "line 1: input: must be written as [[input]]"),
         ("[input]\nname = 'x'", "line 1: input: must be written as [[input]]"),
         ("input = [1]", "line 1: input: must be a table, not 1"),
@@ -214,3 +226,13 @@ def test_every_key_is_documented() -> None:
         title = re.match(r"`\[+([\w.]+)\]+`", section)
         documented[title[1] if title else ""] = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
     assert documented == toml.KEYS
+
+
+def test_where_versions_come_from(tmp_path: Path) -> None:
+    text = f"[source]\nfrom = 'https://host/x.sluice?key=s3cret'\nsha256 = '{64 * 'A'}'\nversion = 3"
+    settings = _read(tmp_path, text)
+    assert settings.origin is not None
+    assert settings.origin.source == f"https://host/x.sluice?key=s3cret#sha256={64 * 'a'}"
+    assert settings.origin.shown == "https://host/x.sluice"
+    assert settings.origin.version == "3"
+    assert settings == _read(tmp_path, "")  # it changes nothing of what is served

@@ -94,6 +94,7 @@ def test_a_bad_model_never_stops_the_others(tmp_path: Path) -> None:
     [
         ({}, "m: there is no version directory (1, 2, …); put the model at m/1/model.onnx"),
         ({"model.onnx": ""}, "move model.onnx into m/1/"),
+        ({"model.toml": "[source]\nfrom = 'https://h/x?k=1'"}, "`sluice pull m` brings one from https://h/x"),
         ({"1/README": ""}, "m/1: no model.onnx or model.py; it holds README"),
         ({"1/minilm.onnx": ""}, "rename minilm.onnx, or name it as `filename` in m/model.toml"),
         ({"1/model.plan": ""}, "m/1/model.plan: backend 'tensorrt' is not available here"),
