@@ -11,6 +11,15 @@ _EXTRA = {
     "safetensors": "import",
     "tokenizers": "import",
     "huggingface_hub": "import",
+    "torch": "torch",
+    "onnxscript": "torch",
+    "sklearn": "sklearn",
+    "skl2onnx": "sklearn",
+    "skops": "sklearn",
+    "joblib": "sklearn",
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
+    "onnxmltools": "xgboost",
 }
 
 

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sluice.convert import importer
+from sluice.convert import making
 from sluice.convert.demo import demo_source
 from sluice.convert.importer import import_directory
 from sluice.errors import ConfigError, ModelError
@@ -176,7 +176,7 @@ def test_progress_reaches_the_end_of_every_step(tmp_path: Path) -> None:
 
 
 def test_large_weights_go_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importer, "LARGEST_SINGLE_FILE", 10_000)
+    monkeypatch.setattr(making, "LARGEST_SINGLE_FILE", 10_000)
     version = import_directory(GOLDEN / "bert-mean", tmp_path, "large")
     assert (version / "model.onnx.data").stat().st_size > (version / "model.onnx").stat().st_size
     assert onnx.load(version / "model.onnx").graph.initializer
