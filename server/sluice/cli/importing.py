@@ -17,9 +17,9 @@ _PACKAGES = (
     *("sklearn", "skl2onnx", "skops", "joblib", "xgboost", "lightgbm", "onnxmltools"),
 )
 _SOURCE = (
-    "A Hugging-Face-style directory; an ONNX file or a directory with one; a program of PyTorch (.pt2, .pt) or a function "
-    "that makes one (FILE.py:FUNCTION); an estimator of scikit-learn (.skops, .joblib); trees of XGBoost (.json, .ubj) or "
-    "LightGBM (.txt); or 'demo' for the demo model."
+    "A Hugging-Face-style directory; an ONNX file or a directory with one; a program of PyTorch (.pt2, .pt) or a "
+    "function that makes one (FILE.py:FUNCTION); an estimator of scikit-learn (.skops, .joblib); trees of XGBoost "
+    "(.json, .ubj) or LightGBM (.txt); or 'demo' for the demo model."
 )
 _INPUT = "What a program of PyTorch takes, as input_ids=INT64[batch,sequence]. Repeatable."
 _ALLOW = "Run the code that programs, functions and pickles are. Only if you would run any program from there."

@@ -124,9 +124,7 @@ class Family:
 _OUTPUT = Head("classifier.dense", "classifier.out_proj", "tanh")
 BERT = Family(BERT_NAMES, 0, Head("pooler.dense", "classifier", "tanh"), pooler="pooler.dense", token_types=True)
 ROBERTA = Family(BERT_NAMES, 1, _OUTPUT, pooler="pooler.dense", positions_skip_padding=True)
-DISTILBERT = Family(
-    DISTILBERT_NAMES, 0, Head("pre_classifier", "classifier", "relu"), layers=6, own_norm_epsilon=False
-)
+DISTILBERT = Family(DISTILBERT_NAMES, 0, Head("pre_classifier", "classifier", "relu"), layers=6, own_norm_epsilon=False)
 ELECTRA = Family(
     replace(BERT_NAMES, projection="embeddings_project"), 0, replace(_OUTPUT, activation="gelu"), token_types=True
 )

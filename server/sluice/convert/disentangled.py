@@ -77,7 +77,8 @@ def places(said: Disentangled, distances: Array) -> Array:
         steps = np.log(size / np.float32(half)) / np.log(np.float32((said.farthest - 1) / half))
         far = np.ceil(steps * np.float32(half - 1)) + half
         distances = np.where(size <= half, distances, far * np.sign(distances)).astype(np.int64)
-    return np.clip(distances + said.span, 0, 2 * said.span - 1)
+    found: Array = np.clip(distances + said.span, 0, 2 * said.span - 1)
+    return found
 
 
 def add_distances(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sluice.convert import tabular
-from sluice.convert.making import MODEL, Made, Progress, first_line, save
+from sluice.convert.making import Made, Progress, first_line
 from sluice.convert.settings_file import HEADING, labels_table, text_of
 from sluice.errors import ModelError
 
@@ -30,8 +31,7 @@ class Estimator:
         return (self.path,)
 
     def make(self, staging: Path, progress: Progress) -> Made:
-        import skl2onnx
-        from skl2onnx.common.data_types import FloatTensorType
+        import skl2onnx  # noqa: F401 - that it is missing is better known before the estimator is read
         from sklearn.base import is_classifier
 
         progress("load", 0, 1)
@@ -39,24 +39,23 @@ class Estimator:
         progress("load", 1, 1)
         features = getattr(estimator, "n_features_in_", None)
         if not isinstance(features, int):
-            raise ModelError(f"{self.path}: holds {type(estimator).__name__}, which is no fitted estimator of scikit-learn")
+            kind = type(estimator).__name__
+            raise ModelError(f"{self.path}: holds {kind}, which is no fitted estimator of scikit-learn")
         classifier = is_classifier(estimator)
         progress("convert", 0, 1)
         try:
             with tabular.quiet():
-                model = skl2onnx.convert_sklearn(
-                    estimator,
-                    initial_types=[(tabular.INPUT, FloatTensorType([None, features]))],
-                    options={id(estimator): {"zipmap": False}} if classifier else None,
-                    target_opset={"": tabular.OPSET, "ai.onnx.ml": tabular.ML_OPSET},
-                )
+                model = _converted(estimator, features)
         except Exception as error:  # converters raise most anything
             raise ModelError(f"{self.path}: skl2onnx cannot convert it: {first_line(error)}") from error
-        tabular.finish(model, _names(model, estimator))
+        found, ours = tabular.outputs(model), _wanted(estimator, len(tabular.outputs(model)))
+        if len(found) != len(ours):
+            gives = f"{type(estimator).__name__} gives {', '.join(found)}"
+            raise ModelError(f"{self.path}: {gives}, of which not all are known")
+        tabular.finish(model, dict(zip(found, ours, strict=True)))
         progress("convert", 1, 1)
-        save(model, staging)
         progress("check", 0, 1)
-        self._check(estimator, staging, tabular.draw(model, features))
+        self._publish(estimator, model, staging)
         progress("check", 1, 1)
         return Made("classification" if classifier else "other", _settings(model, estimator))
 
@@ -70,7 +69,8 @@ class Estimator:
                 return self._from_skops() if self.path.suffix == ".skops" else self._from_pickle()
         except InconsistentVersionWarning as error:
             was = error.original_sklearn_version
-            raise ModelError(f"{self.path}: was made with scikit-learn {was}: pip install scikit-learn=={was}") from error
+            hint = f"pip install scikit-learn=={was}"
+            raise ModelError(f"{self.path}: was made with scikit-learn {was}: {hint}") from error
 
     def _from_skops(self) -> Any:
         import skops.io
@@ -99,36 +99,58 @@ class Estimator:
         except Exception as error:
             raise ModelError(f"{self.path}: cannot be read: {type(error).__name__}: {first_line(error)}") from error
 
-    def _check(self, estimator: Any, staging: Path, rows: Any) -> None:
+    def _publish(self, estimator: Any, model: Any, staging: Path) -> None:
+        rows = tabular.draw(model, estimator.n_features_in_)
         with tabular.quiet():
-            wanted = _answers(estimator, rows)
-        tabular.compare(staging / MODEL, wanted, rows)
+            wanted = _answers(estimator, rows, tabular.outputs(model))
+        tabular.publish(model, wanted, rows, staging)
 
 
-def _names(model: Any, estimator: Any) -> dict[str, str]:
-    """skl2onnx's names of outputs → ours."""
-    found = tabular.outputs(model)
-    return dict(zip(found, _wanted(estimator), strict=False))
+def _converted(estimator: Any, features: int) -> Any:
+    import skl2onnx
+    from skl2onnx.common.data_types import FloatTensorType
+    from sklearn.base import is_classifier
+
+    types = [(tabular.INPUT, FloatTensorType([None, features]))]
+    opsets = {"": tabular.OPSET, "ai.onnx.ml": tabular.ML_OPSET}
+    last = getattr(estimator, "_final_estimator", estimator)  # of a pipeline
+    options: list[Any] = [None]
+    if is_classifier(estimator):  # probabilities as a tensor, not as a list of tables; scores as they are
+        options = [{"zipmap": False}, None]
+        if not hasattr(estimator, "predict_proba"):
+            options = [{"raw_scores": True, "zipmap": False}, {"raw_scores": True}, *options]
+    for each in options:
+        try:
+            said = {id(last): each} if each else None
+            return skl2onnx.convert_sklearn(estimator, initial_types=types, options=said, target_opset=opsets)
+        except Exception as error:  # of no kind that says which: it may have no such option
+            if each is None or "ption" not in str(error):
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
-def _wanted(estimator: Any) -> list[str]:
+def _wanted(estimator: Any, count: int) -> list[str]:
+    """Our names for the outputs of a graph with so many."""
+    if count == 1:
+        return ["prediction" if hasattr(estimator, "predict") else "output"]
     if hasattr(estimator, "predict_proba"):
         return ["label", "probabilities"]
-    if hasattr(estimator, "decision_function"):
-        return ["label", "scores"]
-    return ["prediction"] if hasattr(estimator, "predict") else ["output"]
+    return ["label", "scores" if hasattr(estimator, "decision_function") else "distances"]
 
 
-def _answers(estimator: Any, rows: Any) -> dict[str, Any]:
+_METHODS = {
+    "label": "predict",
+    "probabilities": "predict_proba",
+    "scores": "decision_function",
+    "distances": "transform",
+    "prediction": "predict",
+    "output": "transform",
+}
+
+
+def _answers(estimator: Any, rows: Any, names: Sequence[str]) -> dict[str, Any]:
     """What the original gives, by our names."""
-    methods = {
-        "label": "predict",
-        "probabilities": "predict_proba",
-        "scores": "decision_function",
-        "prediction": "predict",
-        "output": "transform",
-    }
-    return {name: getattr(estimator, methods[name])(rows) for name in _wanted(estimator)}
+    return {name: getattr(estimator, _METHODS[name])(rows) for name in names}
 
 
 def _settings(model: Any, estimator: Any) -> str:

@@ -40,8 +40,13 @@ def import_directory(
 
 
 def import_model(
-    source: Convertible, repository: Path, name: str, version: str = "1", progress: Progress | None = None, origin: str = ""
-) -> Path:  # fmt: skip
+    source: Convertible,
+    repository: Path,
+    name: str,
+    version: str = "1",
+    progress: Progress | None = None,
+    origin: str = "",
+) -> Path:
     """Convert a model and return its version directory. `progress` is told the step, how far it is, and of how much.
 
     `origin` is what the manifest calls its source, if that is not where it lies.

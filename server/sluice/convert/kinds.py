@@ -81,6 +81,8 @@ def _file(path: Path, wishes: Wishes) -> Convertible:
 def _program(path: Path, wishes: Wishes) -> Convertible:
     """PyTorch's archives are zips; what is in them tells which of its formats it is."""
     names = _members(path)
+    if not names and _begins_as_zip(path):
+        raise ModelError(f"{path}: is damaged, or was not brought here as a whole")
     if any("/code/" in name for name in names) and any(name.endswith("constants.pkl") for name in names):
         from sluice.convert.torch_program import Scripted
 
@@ -97,6 +99,11 @@ def _program(path: Path, wishes: Wishes) -> Convertible:
     raise ModelError(f"{path}: is of no kind that can be imported; docs/import.md lists them")
 
 
+def _begins_as_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\3\4"
+
+
 def _members(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -111,7 +118,9 @@ def _inputs(wishes: Wishes) -> tuple[said_inputs.SaidInput, ...]:
 
 def _code(wishes: Wishes, source: str, why: str) -> None:
     if not wishes.allow_code:
-        raise ModelError(f"{source}: {why}: say {ALLOW} if you would run any program that comes from where it comes from")
+        raise ModelError(
+            f"{source}: {why}: say {ALLOW} if you would run any program that comes from where it comes from"
+        )
 
 
 def _nothing_more(wishes: Wishes, path: Path) -> None:

@@ -58,14 +58,15 @@ def save(model: Any, directory: Path) -> None:
         onnx.save_model(model, directory / MODEL)
 
 
-def start(path: Path) -> Any:
-    """A session of onnxruntime; ModelError if it does not take the file."""
+def start(model: Path | bytes) -> Any:
+    """A session of onnxruntime; ModelError if it does not take the file, or what would be in one."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        given = model if isinstance(model, bytes) else str(model)
+        return onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no common base of their own
         raise ModelError(f"onnxruntime does not take the model: {first_line(error)}") from error
 

@@ -106,7 +106,9 @@ class Source:
         kind = str(said).rpartition(".")[2]
         if kind not in DENSE_ACTIVATIONS:
             known = ", ".join(DENSE_ACTIVATIONS)
-            raise ModelError(f"config.json: the activation {said!r} of the score cannot be imported; these can: {known}")
+            raise ModelError(
+                f"config.json: the activation {said!r} of the score cannot be imported; these can: {known}"
+            )
         return DENSE_ACTIVATIONS[kind]
 
     @property

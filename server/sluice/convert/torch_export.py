@@ -37,7 +37,7 @@ class Program:
     @property
     def sizes(self) -> dict[str, int]:
         """What each named size is in the examples."""
-        found = {}
+        found: dict[str, int] = {}
         for dims, example in zip(self.dims, self.examples, strict=True):
             found |= {dim: size for dim, size in zip(dims, example.shape, strict=True) if isinstance(dim, str)}
         return found
@@ -126,7 +126,7 @@ def flat(module: Any, call: Callable[..., Any]) -> Any:
     """A module that gives a plain tuple of tensors; `call` is how `module`, which is part of it, is called."""
     import torch
 
-    class Flat(torch.nn.Module):
+    class Flat(torch.nn.Module):  # type: ignore[misc, unused-ignore]
         def __init__(self) -> None:
             super().__init__()
             self.inner = module
@@ -234,7 +234,9 @@ def graph_of_script(module: Any, program: Program, outputs: Sequence[str]) -> An
         with quiet(), torch.no_grad():
             traced = torch.jit.trace(module, program.examples, check_trace=False)
             names = {"input_names": list(program.names), "output_names": list(outputs)}
-            torch.onnx.export(traced, program.examples, file, dynamo=False, dynamic_axes=free, opset_version=18, **names)
+            torch.onnx.export(
+                traced, program.examples, file, dynamo=False, dynamic_axes=free, opset_version=18, **names
+            )
     except Exception as error:
         raise failed(error) from error
     return onnx.load_from_string(file.getvalue())
@@ -255,7 +257,9 @@ def _free_outputs(program: Program) -> list[dict[int, str]]:
 
 def bounds_of(exported: Any, program: Program) -> dict[str, tuple[int, int]]:
     """The least and the largest that each named size may be, as torch found out."""
-    known = {str(symbol): (_whole(each.lower), _whole(each.upper)) for symbol, each in exported.range_constraints.items()}
+    known = {
+        str(symbol): (_whole(each.lower), _whole(each.upper)) for symbol, each in exported.range_constraints.items()
+    }
     found: dict[str, tuple[int, int]] = {}
     for node, dims in zip(placeholders(exported), program.dims, strict=True):
         for size, name in zip(node.meta["val"].shape, dims, strict=True):

@@ -6,6 +6,7 @@ Reading either can run code, so nobody gets here without having allowed it.
 from __future__ import annotations
 
 import shutil
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Exported:
         import torch
 
         progress("load", 0, 1)
+        _must_be_sound(self.path)
         try:
             with quiet():
                 exported = torch.export.load(self.path)
@@ -83,6 +85,7 @@ class Scripted:
         if not self.inputs:
             raise ModelError(f"{self.path}: does not say what it takes; say {EXAMPLE} for each of its inputs")
         progress("load", 0, 1)
+        _must_be_sound(self.path)
         try:
             with quiet():
                 module = torch.jit.load(str(self.path), map_location="cpu").eval()
@@ -116,6 +119,17 @@ def _write(model: Any, program: Program, bounds: Bounds, staging: Path, progress
     progress("check", 1, 1)
 
 
+def _must_be_sound(path: Path) -> None:
+    """Torch does not look whether what it reads is what was written; the archive's own sums tell."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ModelError(f"{path}: is damaged: {first_line(error)}") from error
+    if broken is not None:
+        raise ModelError(f"{path}: is damaged: {broken} is not what was written")
+
+
 def _first_answer(program: Program) -> Any:
     import torch
 
@@ -139,44 +153,33 @@ def _program_of(exported: Any) -> Program:
     nodes = torch_export.placeholders(exported)
     given = exported.example_inputs
     saved = None if given is None else _pytree.tree_leaves(given)
-    examples, dims = [], []
-    for number, node in enumerate(nodes):
-        value = node.meta.get("val")
+    if saved is None or len(saved) != len(nodes):
+        raise ModelError("it was saved without the examples it was exported with; save it with them")
+    values = [node.meta.get("val") for node in nodes]
+    for node, value in zip(nodes, values, strict=True):
         if not isinstance(value, torch.Tensor):
             raise ModelError(f"its input '{node.name}' is no tensor, and cannot be given by a request")
-        if saved is None or len(saved) != len(nodes):
-            raise ModelError("it was saved without the examples it was exported with; save it with them")
-        examples.append(saved[number])
-        dims.append(_dims(node.name, value.shape))
     module = exported.module()
 
     def call(*tensors: Any) -> Any:
         args, kwargs = _pytree.tree_unflatten(list(tensors), exported.call_spec.in_spec)
         return module(*args, **kwargs)
 
-    return Program(call, tuple(node.name for node in nodes), tuple(examples), _named(dims))
+    names = tuple(node.name for node in nodes)
+    return Program(call, names, tuple(saved), _dims(names, [value.shape for value in values]))
 
 
-def _dims(name: str, shape: Any) -> Dims:
-    """Sizes as torch calls them, but the usual names where they are plain."""
-    dims: list[int | str] = [size if isinstance(size, int) else str(size) for size in shape]
-    if name in TOKENIZED and len(dims) == 2 and isinstance(dims[1], str) and dims[1].isidentifier():
-        dims[1] = f"{SEQUENCE}:{dims[1]}"
-    return tuple(dims)
-
-
-def _named(dims: list[Dims]) -> tuple[Dims, ...]:
-    """The size that all inputs have first is the batch; those of tokens' second axes are the sequence."""
-    firsts = {each[0] for each in dims if each}
-    first = firsts.pop() if len(firsts) == 1 else None
-    names: dict[int | str, str] = {}
-    if isinstance(first, str) and first.isidentifier():
-        names[first] = BATCH
-    sequences = {str(dim).partition(":")[2] for each in dims for dim in each if str(dim).startswith(f"{SEQUENCE}:")}
-    if len(sequences) == 1:
-        names[sequences.pop()] = SEQUENCE
-    plain = [[str(dim).partition(":")[2] if isinstance(dim, str) and ":" in dim else dim for dim in each] for each in dims]
-    return tuple(tuple(names.get(dim, dim) for dim in each) for each in plain)
+def _dims(names: Sequence[str], shapes: Sequence[Any]) -> tuple[Dims, ...]:
+    """Sizes as torch calls them, but the batch that all inputs have first, and the sequence of what tokenizers give."""
+    found = [tuple(size if isinstance(size, int) else str(size) for size in shape) for shape in shapes]
+    seconds = {dims[1] for name, dims in zip(names, found, strict=True) if name in TOKENIZED and len(dims) == 2}
+    firsts = {dims[0] for dims in found if dims}
+    usual: dict[int | str, str] = {}
+    for symbols, name in ((seconds, SEQUENCE), (firsts, BATCH)):
+        symbol = symbols.pop() if len(symbols) == 1 else 0
+        if isinstance(symbol, str) and symbol.isidentifier():
+            usual[symbol] = name
+    return tuple(tuple(usual.get(dim, dim) for dim in dims) for dims in found)
 
 
 def _drawn(module: Any, inputs: Sequence[SaidInput]) -> Program:
@@ -191,6 +194,9 @@ def _drawn(module: Any, inputs: Sequence[SaidInput]) -> Program:
         if dtype is None:
             raise ModelError(f"--input: {said.name}: torch has no {said.datatype} that could be compared")
         shape = [dim if isinstance(dim, int) else 4 for dim in said.dims]
-        drawn = torch.randn(shape, generator=random) if dtype.is_floating_point else torch.randint(0, 10, shape, generator=random)  # fmt: skip
-        examples.append((drawn > 4 if dtype == torch.bool else drawn).to(dtype))
+        if dtype.is_floating_point:
+            examples.append(torch.randn(shape, generator=random).to(dtype))
+        else:
+            drawn = torch.randint(0, 10, shape, generator=random)
+            examples.append((drawn > 4 if dtype == torch.bool else drawn).to(dtype))
     return Program(module, tuple(said.name for said in inputs), tuple(examples), tuple(said.dims for said in inputs))

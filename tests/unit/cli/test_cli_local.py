@@ -75,7 +75,7 @@ def test_every_setting_has_a_flag_on_serve(capsys: pytest.CaptureFixture[str], m
         (["config", "--nope"], 2, "error: No such option"),
         (["frobnicate"], 2, "error: No such command 'frobnicate'"),
         (["models", "load"], 2, "error: Missing argument"),
-        (["import", "missing", "--name", "m"], 1, "error: missing: there is no such directory"),
+        (["import", "missing", "--name", "m"], 1, "error: missing: there is no such file or directory"),
         (["import", ".", "--name", "m", "--version", "one"], 1, "error: version: 'one' must be a whole number"),
         (["import", ".", "--name", "../m"], 1, "error: name: '../m' must be"),
         (["infer", "m", "--file", "f", "--input", "a=1"], 2, "error: Invalid value"),

@@ -15,8 +15,8 @@ from graphs import save, tagger, value
 from onnx import helper
 
 from sluice.cli.main import main
-from sluice.errors import ConfigError
 from sluice.convert.said_inputs import SaidInput, parse
+from sluice.errors import ConfigError
 from sluice.store import manifest
 
 GOLDEN = Path(__file__).parents[2] / "models" / "golden"
@@ -98,10 +98,17 @@ def test_a_directory_brings_its_texts_and_what_its_configuration_says() -> None:
     assert main(["import", str(directory), "--name", "mood"]) == 0
     assert (Path("models/mood/1") / "tokenizer.json").exists()
     settings = tomllib.loads(Path("models/mood/model.toml").read_text("utf-8"))
-    assert settings == {"max_length": 22, "output": [{"name": "logits", "labels": ["calm", 'the "second"', "größer\n"]}]}
+    assert settings == {
+        "max_length": 22,
+        "output": [{"name": "logits", "labels": ["calm", 'the "second"', "größer\n"]}],
+    }
     sealed = manifest.read(Path("models/mood/1"))
     assert sealed is not None
-    assert (sealed.task, sealed.tokenizer, sealed.source) == ("classification", "tokenizer.json", str(directory.resolve()))
+    assert (sealed.task, sealed.tokenizer, sealed.source) == (
+        "classification",
+        "tokenizer.json",
+        str(directory.resolve()),
+    )
 
 
 def several(directory: Path) -> None:
@@ -163,7 +170,11 @@ def zip_of(path: Path, *names: str) -> None:
     ("name", "members", "why"),
     [
         ("program.pt2", ("program/archive_format", "program/models/model.json"), "is an exported program"),
-        ("script.pt", ("script/code/__torch__.py", "script/constants.pkl", "script/data.pkl"), "is a TorchScript program"),
+        (
+            "script.pt",
+            ("script/code/__torch__.py", "script/constants.pkl", "script/data.pkl"),
+            "is a TorchScript program",
+        ),
     ],
 )
 def test_programs_are_not_read_unless_their_code_is_allowed(
