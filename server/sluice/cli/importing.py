@@ -39,16 +39,13 @@ def import_model(
     """Convert a model to ONNX and put it into the repository; what is there already is kept."""
     with needs(*_PACKAGES):
         from sluice.convert.demo import demo_source
-        from sluice.convert.importer import check_names, import_model, need_extra
-        from sluice.convert.kinds import Wishes, recognise
+        from sluice.convert.kinds import Wishes, import_source
 
-        check_names(name, version)
-        need_extra()
         place = str(demo_source()) if source == DEMO else source
         existed = (repository / name / version).exists()
         with steps() as report:
-            model = recognise(place, Wishes(tuple(inputs or ()), allow_code, tokenizer))
-            directory = import_model(model, repository, name, version, report)
+            wishes = Wishes(tuple(inputs or ()), allow_code, tokenizer)
+            directory = import_source(place, wishes, repository, name, version, report)
     told = f"already in {directory}, nothing to do" if existed else f"in {directory}"
     print(f"{name} version {version} is {told}")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sluice.convert import said_inputs
-from sluice.convert.making import Convertible
+from sluice.convert.importer import check_names, import_model, need_extra
+from sluice.convert.making import Convertible, Progress
 from sluice.errors import ModelError
 
 ALLOW = "--allow-code"
@@ -24,6 +25,15 @@ class Wishes:
     inputs: Sequence[str] = ()
     allow_code: bool = False
     tokenizer: Path | None = None
+
+
+def import_source(
+    text: str, wishes: Wishes, repository: Path, name: str, version: str, progress: Progress | None = None
+) -> Path:
+    """Import what the command line calls `text`, whatever it is; returns the version's directory."""
+    check_names(name, version)
+    need_extra()
+    return import_model(recognise(text, wishes), repository, name, version, progress)
 
 
 def recognise(text: str, wishes: Wishes) -> Convertible:

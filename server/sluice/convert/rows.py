@@ -36,9 +36,11 @@ def _around_thresholds(rows: Array, said: dict[str, Any], random: np.random.Gene
     values = np.array(said["nodes_values"].floats, np.float64)
     leaf = np.array([mode == b"LEAF" for mode in said["nodes_modes"].strings])
     for feature in np.unique(features[~leaf]):
-        if feature >= rows.shape[1]:
+        cuts = np.unique(
+            values[~leaf & (features == feature) & (np.abs(values) < 1e30)]
+        )  # without those that are no cut
+        if feature >= rows.shape[1] or not cuts.size:
             continue
-        cuts = np.unique(values[~leaf & (features == feature)])
         width = max(float(np.ptp(cuts)), 1.0)
         edges = np.concatenate([[cuts[0] - width], cuts, [cuts[-1] + width]])
         at = random.integers(0, len(edges) - 1, len(rows))
