@@ -230,6 +230,6 @@ def test_trees_of_lightgbm_give_what_they_gave(settings: dict[str, Any], wanted:
     booster.save_model("model.txt")
     found = run(imported("model.txt"), MISSING)
     right = booster.predict(MISSING)
-    ours = found.get("probabilities", found.get("prediction"))
+    ours = found["probabilities" if "probabilities" in found else "prediction"]
     ours = ours if right.ndim == 2 else ours[:, -1]
     np.testing.assert_allclose(ours, right, rtol=1e-4, atol=1e-5)

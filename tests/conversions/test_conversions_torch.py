@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import tomllib
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,15 @@ class Encoder(torch.nn.Module):
         return {"embedding": self.last(mean), "states": states}
 
 
+class Short(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.randn(1, 12, 4))
+
+    def forward(self, states):
+        return states + self.table[:, : states.shape[1]]
+
+
 class Pair(torch.nn.Module):
     def forward(self, left, right):
         return left + right, (left * right).sum(-1)
@@ -63,6 +73,10 @@ class Noisy(torch.nn.Module):
 def encoder():
     ids = torch.tensor([[1, 2, 3, 4, 5]])
     return Encoder(), {"attention_mask": torch.ones_like(ids), "input_ids": ids}
+
+
+def short():
+    return Short(), {"states": torch.randn(2, 5, 4)}, {"states": {0: "batch", 1: "sequence"}}
 
 
 def pair():
@@ -221,6 +235,12 @@ def test_sizes_are_named_on_the_command_line() -> None:
     said = [word.replace("batch", "rows").replace("sequence", "text") for word in TOKENS]
     version = imported("make.py:encoder", *said)
     assert dims(version)["states"] == ["rows", "text", 8]
+
+
+def test_the_longest_sequence_is_written_down() -> None:
+    version = imported("make.py:short")
+    assert tomllib.loads((version.parent / "model.toml").read_text("utf-8")) == {"max_length": 12}
+    assert run(version, {"states": torch.randn(1, 12, 4)})["output"].shape == (1, 12, 4)
 
 
 def test_the_tokenizer_comes_along() -> None:

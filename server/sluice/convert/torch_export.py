@@ -170,6 +170,8 @@ def quiet() -> Iterator[None]:
 
 
 def failed(error: BaseException) -> ModelError:
+    while error.__cause__ is not None:  # exporters wrap what went wrong in advice on how to report it to them
+        error = error.__cause__
     return ModelError(f"torch cannot export the program: {type(error).__name__}: {first_line(error)}")
 
 

@@ -51,9 +51,9 @@ class Factory:
         progress("load", 1, 1)
         program, module = self._program(given)
         program = varied(with_said(program, self.inputs))
-        write_exported(export(program, module), program, staging, progress)
+        settings = write_exported(export(program, module), program, staging, progress)
         copy_tokenizer(self.tokenizer, staging)
-        return Made()
+        return Made(settings=settings)
 
     def _called(self) -> Any:
         shown = f"{self.module}:{self.function}"

@@ -15,6 +15,7 @@ from typing import Any
 from sluice.convert import torch_export
 from sluice.convert.making import MODEL, Made, Progress, first_line, save
 from sluice.convert.said_inputs import EXAMPLE, Dims, SaidInput
+from sluice.convert.settings_file import HEADING, text_of
 from sluice.convert.torch_check import Bounds, check
 from sluice.convert.torch_export import BATCH, SEQUENCE, TOKENIZED, Program, output_names, quiet
 from sluice.errors import ModelError
@@ -54,9 +55,9 @@ class Exported:
             raise ModelError(f"{self.path}: is not readable as an exported program: {first_line(error)}") from error
         progress("load", 1, 1)
         program = torch_export.with_said(_program_of(exported), self.inputs)
-        write_exported(exported, program, staging, progress)
+        settings = write_exported(exported, program, staging, progress)
         copy_tokenizer(self.tokenizer, staging)
-        return Made()
+        return Made(settings=settings)
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,23 @@ class Scripted:
         return Made()
 
 
-def write_exported(exported: Any, program: Program, staging: Path, progress: Progress) -> None:
-    """The graph of an exported program, compared with what the program itself gives."""
+def write_exported(exported: Any, program: Program, staging: Path, progress: Progress) -> str:
+    """The graph of an exported program, compared with what the program itself gives; returns its settings."""
     progress("export", 0, 1)
     outputs = output_names(_first_answer(program), program.names)
     model = torch_export.graph_of_export(exported, program, outputs)
     progress("export", 1, 1)
-    _write(model, program, torch_export.bounds_of(exported, program), staging, progress)
+    bounds = torch_export.bounds_of(exported, program)
+    _write(model, program, bounds, staging, progress)
+    return _settings(bounds)
+
+
+def _settings(bounds: Bounds) -> str:
+    """How long a sequence may be, if that is limited; the graph does not say it."""
+    lengths = [most for name, (_, most) in bounds.items() if name != BATCH]
+    if len(lengths) != 1 or lengths[0] >= torch_export.LARGEST:
+        return ""
+    return text_of([HEADING, f"max_length = {lengths[0]}"])
 
 
 def _write(model: Any, program: Program, bounds: Bounds, staging: Path, progress: Progress) -> None:
