@@ -56,8 +56,7 @@ class Boosted:
         except Exception as error:  # converters raise most anything
             raise ModelError(f"{self.path}: onnxmltools cannot convert it: {first_line(error)}") from error
         rows = tabular.draw(model, trees.features, missing=True)
-        with tabular.quiet():
-            wanted = trees.predict(rows)
+        wanted = tabular.asked(trees.predict, rows)
         names = tabular.outputs(model)
         if len(names) != len(wanted):
             raise ModelError(f"{self.path}: onnxmltools does not know its objective, and takes it for another")

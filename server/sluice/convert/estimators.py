@@ -101,8 +101,8 @@ class Estimator:
 
     def _publish(self, estimator: Any, model: Any, staging: Path) -> None:
         rows = tabular.draw(model, estimator.n_features_in_)
-        with tabular.quiet():
-            wanted = _answers(estimator, rows, tabular.outputs(model))
+        names = tabular.outputs(model)
+        wanted = tabular.asked(lambda given: _answers(estimator, given, names), rows)
         tabular.publish(model, wanted, rows, staging)
 
 

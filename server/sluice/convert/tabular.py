@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,15 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def asked(predict: Callable[[Array], dict[str, Array]], given: Array) -> dict[str, Array]:
+    """What the original gives for these rows."""
+    try:
+        with quiet():
+            return predict(given)
+    except Exception as error:  # whatever it raises
+        raise ModelError(f"the original itself does not take rows of numbers: {making.first_line(error)}") from error
 
 
 def outputs(model: Any) -> Sequence[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def _must_be_sound(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError) as error:
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
         raise ModelError(f"{path}: is damaged: {first_line(error)}") from error
     if broken is not None:
         raise ModelError(f"{path}: is damaged: {broken} is not what was written")
