@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from sluice.convert import making
 from sluice.convert.architecture import FAMILIES
 from sluice.convert.making import Made, Progress
 from sluice.convert.settings_file import HEADING, labels_table, text_of
-from sluice.convert.source import TEXT_FILES, read_object
+from sluice.convert.source import TEXT_FILES, inside, read_object
 from sluice.errors import ModelError
 from sluice.store import graph_inspection
 
@@ -36,7 +37,7 @@ class GraphFile:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        return (self.path, *self._weights().values(), *self._texts, *([self._config] if self._config else []))
+        return (self.path, *self._weights.values(), *self._texts, *([self._config] if self._config else []))
 
     @property
     def _texts(self) -> tuple[Path, ...]:
@@ -50,7 +51,7 @@ class GraphFile:
         return path if path and path.is_file() else None
 
     def make(self, staging: Path, progress: Progress) -> Made:
-        weights = self._weights()
+        weights = self._weights
         copies = [(self.path, making.MODEL), *((path, name) for name, path in weights.items())]
         copies += [(path, path.name) for path in self._texts]
         for number, (path, name) in enumerate(copies):
@@ -59,15 +60,16 @@ class GraphFile:
             shutil.copyfile(path, staging / name)
         progress("copy", len(copies), len(copies))
         progress("check", 0, 1)
+        graph_inspection.inspect(staging / making.MODEL, staging, self.path.name)
         session = making.start(staging / making.MODEL)
         progress("check", 1, 1)
         return self._told([port.name for port in session.get_outputs()])
 
+    @cached_property
     def _weights(self) -> dict[str, Path]:
-        """The files with external data, by what the graph calls them; ModelError if it may not be loaded at all."""
+        """The files with external data, by what the graph calls them."""
         import onnx
 
-        graph_inspection.inspect(self.path, self.path.parent, self.path.name)
         try:
             model = onnx.load(self.path, load_external_data=False)
         except Exception as error:  # protobuf's are no others' errors
@@ -76,7 +78,7 @@ class GraphFile:
         taken = next((name for name in names if os.path.normpath(name) == making.MODEL), None)
         if taken:
             raise ModelError(f"{self.path}: its weights lie in a file called {taken}, which is to be the model's name")
-        return {name: self.path.parent / name for name in names}
+        return {name: inside(self.path.parent, name) for name in names}
 
     def _told(self, outputs: list[str]) -> Made:
         """What `config.json` beside the graph says, of which the graph itself says nothing."""

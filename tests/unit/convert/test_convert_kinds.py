@@ -81,6 +81,17 @@ def test_weights_in_files_of_their_own_come_along() -> None:
     doubled(Path("models/ranker/1"))
 
 
+def test_links_are_followed_as_the_caches_of_others_have_them() -> None:
+    source = linear(Path("there/blobs/1234"), "5678")
+    snapshot = Path("there/snapshot")
+    snapshot.mkdir()
+    (snapshot / "model.onnx").symlink_to(source.resolve())
+    (snapshot / "5678").symlink_to(source.with_name("5678").resolve())
+    assert main(["import", str(snapshot), "--name", "ranker"]) == 0
+    doubled(Path("models/ranker/1"))
+    assert not any(path.is_symlink() for path in Path("models/ranker/1").iterdir())
+
+
 def test_a_directory_brings_its_texts_and_what_its_configuration_says() -> None:
     directory = Path("exported")
     directory.mkdir()
@@ -134,6 +145,11 @@ def lacking(directory: Path) -> None:
     (directory / "weights").unlink()
 
 
+def short(directory: Path) -> None:
+    linear(directory / "model.onnx", "weights")
+    (directory / "weights").write_bytes(bytes(8))
+
+
 def unknown_operator(directory: Path) -> None:
     ports = [value(name, "FP32", ["batch", 2]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Magic", ["x"], ["y"])], "test", [ports[0]], [ports[1]])
@@ -146,8 +162,9 @@ def unknown_operator(directory: Path) -> None:
     [
         (several, "has more than one ONNX file; name one of them: a.onnx, b.onnx"),
         (damaged, "is not an ONNX model"),
-        (outside, "leads out of the model's directory"),
-        (lacking, "'weights' is not there"),
+        (outside, "points outside of the model's directory"),
+        (lacking, "bad/weights: No such file or directory"),
+        (short, "beyond the end of weights"),
         (unknown_operator, "onnxruntime does not take the model"),
     ],
 )
