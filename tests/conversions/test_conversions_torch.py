@@ -219,6 +219,13 @@ def test_traced_programs_are_imported() -> None:
     np.testing.assert_allclose(run(version, {"x": rows})["output"], module(rows).detach(), rtol=1e-5, atol=1e-6)
 
 
+def test_a_file_may_be_called_as_a_module_and_have_neighbours() -> None:
+    Path("json.py").write_text("from beside import encoder\n")
+    Path("beside.py").write_text(MAKE)
+    assert dims(imported("json.py:encoder")) == ENCODER
+    assert json.dumps({}) == "{}"
+
+
 def test_examples_in_order_are_named_by_the_module() -> None:
     assert dims(imported("make.py:pair")) == {
         "left": ["batch", 3], "right": ["batch", 3], "output_0": ["batch", 3], "output_1": ["batch"],

@@ -44,10 +44,10 @@ class Boosted:
         return (self.path,)
 
     def make(self, staging: Path, progress: Progress) -> Made:
-        from onnxmltools.convert.common.data_types import FloatTensorType
-
         progress("load", 0, 1)
         trees = _light(self.path) if self.path.suffix.lower() == ".txt" else _extreme(self.path)
+        from onnxmltools.convert.common.data_types import FloatTensorType
+
         progress("load", 1, 1)
         progress("convert", 0, 1)
         try:

@@ -43,6 +43,8 @@ def recognise(text: str, wishes: Wishes) -> Convertible:
         return _directory(path, wishes)
     if path.is_file():
         return _file(path, wishes)
+    if "://" in text:
+        raise ModelError(f"{text}: is an address; `sluice pull` brings what is there, and converts hf://")
     factory = _FACTORY.fullmatch(text)
     if factory is None:
         raise ModelError(f"{text}: there is no such file or directory")

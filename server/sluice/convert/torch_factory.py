@@ -46,6 +46,15 @@ class Factory:
         return (self.function, *map(str, self.inputs))
 
     def make(self, staging: Path, progress: Progress) -> Made:
+        before = list(sys.path)
+        try:
+            return self._make(staging, progress)
+        finally:
+            sys.path[:] = before
+
+    def _make(self, staging: Path, progress: Progress) -> Made:
+        import torch  # noqa: F401 - that it is missing is clearer said by us than by somebody's file
+
         progress("load", 0, 1)
         given = self._called()
         progress("load", 1, 1)
@@ -75,11 +84,12 @@ class Factory:
             sys.path.insert(0, str(Path.cwd()))
             return importlib.import_module(self.module)
         sys.path.insert(0, str(path.resolve().parent))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        name = f"imported_{path.stem}"  # not that of a module which others mean
+        spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None:
             raise ModelError(f"{path}: is not a Python file")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
+        sys.modules[name] = module
         spec.loader.exec_module(module)
         return module
 

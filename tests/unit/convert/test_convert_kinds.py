@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -225,6 +226,36 @@ def test_what_is_of_no_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     Path("letter.odt").write_bytes(b"Dear")
     assert "is of no kind that can be imported" in refusal(capsys, "letter.odt")
     assert "there is no such file or directory" in refusal(capsys, "missing.onnx")
+    assert "is an address; `sluice pull` brings" in refusal(capsys, "hf://someone/something")
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "extra"),
+    [
+        ("make.py:model", "torch", "torch"),
+        ("program.pt2", "torch", "torch"),
+        ("script.pt", "torch", "torch"),
+        ("model.joblib", "skl2onnx", "sklearn"),
+        ("model.ubj", "xgboost", "xgboost"),
+        ("model.txt", "lightgbm", "lightgbm"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    source: str, package: str, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    Path("make.py").write_text("import torch\n")
+    zip_of(Path("program.pt2"), "program/archive_format")
+    zip_of(Path("script.pt"), "script/code/a.py", "script/constants.pkl")
+    for name in ("model.joblib", "model.ubj", "model.txt"):
+        Path(name).write_bytes(b"never read")
+    options = ("--input", "x=FP32[batch,2]") if package == "torch" else ()
+    assert main(["import", source, "--name", "refused", "--allow-code", *options]) == 1
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        f"error: the package '{package}' is not installed",
+        f"hint: pip install 'sluice[{extra}]'",
+    ]
+    assert not Path("models/refused").exists()
 
 
 def test_options_that_mean_nothing_for_a_source_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
