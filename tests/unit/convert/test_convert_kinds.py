@@ -1,6 +1,7 @@
 """`sluice import` tells by what a source holds what it is, and runs no code that nobody allowed."""
 
 import json
+import re
 import shutil
 import sys
 import tomllib
@@ -16,6 +17,7 @@ from graphs import save, tagger, value
 from onnx import helper
 
 from sluice.cli.main import main
+from sluice.convert.architecture import FAMILIES
 from sluice.convert.said_inputs import SaidInput, parse
 from sluice.errors import ConfigError
 from sluice.store import manifest
@@ -263,6 +265,15 @@ def test_options_that_mean_nothing_for_a_source_are_refused(capsys: pytest.Captu
     assert "--input is for programs of PyTorch" in refusal(capsys, str(source), "--input", "x=FP32[2]")
     tokenizer = str(GOLDEN / "bert-mean" / "tokenizer.json")
     assert "--tokenizer is for programs" in refusal(capsys, str(source), "--tokenizer", tokenizer)
+
+
+def test_the_page_tells_every_option_and_family(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "import.md").read_text("utf-8")
+    assert main(["import", "--help"]) == 0
+    options = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help"}
+    assert options >= {"--name", "--allow-code"}
+    assert {option for option in options if option not in page} == set()
+    assert {family for family in FAMILIES if f"`{family}`" not in page} == set()
 
 
 def test_inputs_are_said_with_names_datatypes_and_sizes() -> None:
