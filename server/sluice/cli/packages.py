@@ -12,6 +12,15 @@ _EXTRA = {
     "tokenizers": "import",
     "huggingface_hub": "import",
     "mlflow": "mlflow",
+    "torch": "torch",
+    "onnxscript": "torch",
+    "sklearn": "sklearn",
+    "skl2onnx": "sklearn",
+    "skops": "sklearn",
+    "joblib": "sklearn",
+    "xgboost": "xgboost",
+    "lightgbm": "lightgbm",
+    "onnxmltools": "xgboost",
 }
 
 

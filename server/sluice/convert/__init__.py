@@ -1,1 +1,1 @@
-"""Models of other formats made into ONNX, offline and without torch. Imports only the nouns; start at importer.py."""
+"""Models of other formats made into ONNX, offline. Imports the nouns and `store`; start at kinds.py."""

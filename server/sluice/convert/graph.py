@@ -24,7 +24,7 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[NodeProto] = []
-        self._initializers: list[TensorProto] = []
+        self._initializers: dict[str, TensorProto] = {}
         self._inputs: list[ValueInfoProto] = []
         self._outputs: list[ValueInfoProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -39,7 +39,9 @@ class Graph:
         self._outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(dims)))
 
     def weight(self, name: str, array: np.ndarray[Any, Any]) -> str:
-        self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        """Stored once, however often layers that are the same ask for it."""
+        if name not in self._initializers:
+            self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
     def constant(self, value: float | Sequence[int]) -> str:
@@ -56,7 +58,7 @@ class Graph:
         return name
 
     def model(self, producer: str, producer_version: str) -> ModelProto:
-        graph = helper.make_graph(self._nodes, "sluice", self._inputs, self._outputs, self._initializers)
+        graph = helper.make_graph(self._nodes, "sluice", self._inputs, self._outputs, list(self._initializers.values()))
         return helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sluice.convert.architecture import BERT, ROBERTA, Architecture
+from sluice.convert.architecture import Architecture
 from sluice.convert.graph import BOOL, FLOAT, Graph
 from sluice.convert.layers import activate, first_token, linear
 from sluice.convert.source import Dense, Normalize, Pooling, Step
@@ -59,16 +59,25 @@ def _dense(graph: Graph, step: Dense, value: str, size: int) -> str:
 
 def add_sequence_classifier(graph: Graph, architecture: Architecture, weights: Weights, states: str) -> tuple[str, int]:
     """Logits of the whole sequence, and how many there are."""
-    square = (architecture.hidden, architecture.hidden)
-    first = first_token(graph, states)
-    if architecture.family is ROBERTA:
-        first = activate(graph, "tanh", linear(graph, weights, "classifier.dense", first, square))
-        return _classify(graph, architecture, weights, ("classifier.out_proj", first))
-    if architecture.family is BERT:
-        first = activate(graph, "tanh", linear(graph, weights, "pooler.dense", first, square))
-    else:
-        first = activate(graph, "relu", linear(graph, weights, "pre_classifier", first, square))
-    return _classify(graph, architecture, weights, ("classifier", first))
+    head = architecture.family.head
+    first = _dense_of_first(graph, architecture, weights, (head.dense, states))
+    return _classify(graph, architecture, weights, (head.last, activate(graph, head.activation, first)))
+
+
+def has_pooler(architecture: Architecture, weights: Weights) -> bool:
+    name = architecture.family.pooler
+    return bool(name) and f"{name}.weight" in weights
+
+
+def add_pooler(graph: Graph, architecture: Architecture, weights: Weights, states: str) -> str:
+    """[batch, hidden], of the first token, as the library that these models come from calls it."""
+    first = _dense_of_first(graph, architecture, weights, (architecture.family.pooler, states))
+    return activate(graph, "tanh", first)
+
+
+def _dense_of_first(graph: Graph, architecture: Architecture, weights: Weights, layer: tuple[str, str]) -> str:
+    name, states = layer
+    return linear(graph, weights, name, first_token(graph, states), (architecture.hidden, architecture.hidden))
 
 
 def add_token_classifier(graph: Graph, architecture: Architecture, weights: Weights, states: str) -> tuple[str, int]:

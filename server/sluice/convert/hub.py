@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sluice.convert.conversion import Progress
 from sluice.convert.importer import import_directory
+from sluice.convert.making import Progress
 from sluice.errors import ModelError
 from sluice.store import manifest, placing
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
-from sluice.convert.conversion import Conversion
+if TYPE_CHECKING:
+    from sluice.convert.architecture import Architecture
+    from sluice.convert.conversion import Outputs
+
+HEADING = "# Written by `sluice import` and yours to edit: it is never written again."
 
 
-def settings_text(conversion: Conversion) -> str:
-    architecture = conversion.architecture
+def settings_text(architecture: Architecture, outputs: Outputs) -> str:
     lines = [
-        "# Written by `sluice import` and yours to edit: it is never written again.",
+        HEADING,
         f"max_length = {architecture.max_length}",
         "",
         *_table("input", "input_ids", f"pad = {architecture.pad}"),
@@ -18,18 +22,26 @@ def settings_text(conversion: Conversion) -> str:
     ]
     if architecture.takes_token_types:
         lines += _table("input", "token_type_ids", "pad = 0", "fill = 0")
-    for name in conversion.on_request:
+    for name in outputs.on_request:
         lines += _table("output", name, "default = false")
-    if conversion.labels:
-        lines += _table("output", conversion.classes, f"labels = [{', '.join(map(_quote, conversion.labels))}]")
+    if outputs.labels:
+        lines += labels_table(outputs.classes, outputs.labels)
+    return text_of(lines)
+
+
+def labels_table(output: str, labels: tuple[str, ...]) -> list[str]:
+    return _table("output", output, f"labels = [{', '.join(map(quote, labels))}]")
+
+
+def text_of(lines: list[str]) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def _table(kind: str, name: str, *settings: str) -> list[str]:
-    return [f"[[{kind}]]", f"name = {_quote(name)}", *settings, ""]
+    return [f"[[{kind}]]", f"name = {quote(name)}", *settings, ""]
 
 
-def _quote(text: str) -> str:
+def quote(text: str) -> str:
     """JSON's strings are TOML's, but for one control character and unpaired surrogates."""
     whole = text.encode("utf-8", "replace").decode("utf-8")
     return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -71,7 +71,7 @@ class Normalize:
 
 Step = Pooling | Dense | Normalize
 _NO_STEPS: tuple[Step, ...] = ()
-Task = Literal["embedding", "sequence_classification", "token_classification", "states"]
+Head = Literal["embedding", "sequence", "token", "states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +83,33 @@ class Source:
     weight_files: tuple[Path, ...]
     steps: tuple[Step, ...]  # what follows the encoder, for sentence embeddings
     text_files: tuple[Path, ...]
+    stated_activation: str = ""  # of a cross-encoder, where newer versions of sentence-transformers write it
 
     @property
-    def task(self) -> Task:
+    def head(self) -> Head:
+        """What follows the encoder."""
         if self.steps:
             return "embedding"
         architecture = _head(self.config)
         if architecture.endswith("ForSequenceClassification"):
-            return "sequence_classification"
+            return "sequence"
         if architecture.endswith("ForTokenClassification"):
-            return "token_classification"
+            return "token"
         return "states"
+
+    @property
+    def score_activation(self) -> str:
+        """What becomes of the logit of a model that has only one; sigmoid, as in sentence-transformers, unless said."""
+        table = self.config.get("sentence_transformers")
+        newer = table.get("activation_fn") if isinstance(table, dict) else None
+        said = self.stated_activation or newer or self.config.get("sbert_ce_default_activation_function") or "Sigmoid"
+        kind = str(said).rpartition(".")[2]
+        if kind not in DENSE_ACTIVATIONS:
+            known = ", ".join(DENSE_ACTIVATIONS)
+            raise ModelError(
+                f"config.json: the activation {said!r} of the score cannot be imported; these can: {known}"
+            )
+        return DENSE_ACTIVATIONS[kind]
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -107,6 +123,12 @@ class Source:
     @property
     def _encoder(self) -> Path:
         return self.weight_files[0].parent
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether it is laid out as Hugging Face models are, with weights to be converted."""
+    names = (WEIGHTS, INDEX, "modules.json")
+    return any((directory / name).is_file() for name in names)
 
 
 def read_source(directory: Path) -> Source:
@@ -126,7 +148,13 @@ def read_source(directory: Path) -> Source:
         weight_files=_find_weights(encoder),
         steps=steps,
         text_files=tuple(path for path in texts if path is not None),
+        stated_activation=_stated_activation(directory),
     )
+
+
+def _stated_activation(directory: Path) -> str:
+    path = directory / "config_sentence_transformers.json"
+    return str(read_object(path).get("activation_fn") or "") if path.is_file() else ""
 
 
 def _head(config: Mapping[str, Any]) -> str:

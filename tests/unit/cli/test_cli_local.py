@@ -74,7 +74,7 @@ def test_every_setting_has_a_flag_on_serve(capsys: pytest.CaptureFixture[str], m
         (["config", "--nope"], 2, "error: No such option"),
         (["frobnicate"], 2, "error: No such command 'frobnicate'"),
         (["models", "load"], 2, "error: Missing argument"),
-        (["import", "missing", "--name", "m"], 1, "error: missing: there is no such directory"),
+        (["import", "missing", "--name", "m"], 1, "error: missing: there is no such file or directory"),
         (["import", ".", "--name", "m", "--version", "one"], 1, "error: version: 'one' must be a whole number"),
         (["import", ".", "--name", "../m"], 1, "error: name: '../m' must be"),
         (["infer", "m", "--file", "f", "--input", "a=1"], 2, "error: Invalid value"),
@@ -216,14 +216,18 @@ def test_an_error_of_ours_is_a_line(capsys: pytest.CaptureFixture[str], monkeypa
     assert "error: 'a': broken" in capsys.readouterr().err
 
 
+def tuple_of(*values: object) -> tuple[object, ...]:
+    return values
+
+
 def test_a_missing_package_is_named_with_what_brings_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def import_directory(*arguments: object) -> None:
+    def import_source(*arguments: object) -> None:
         raise ModuleNotFoundError("No module named 'onnx'", name="onnx.helper")
 
     stand_in(monkeypatch, "sluice.convert.demo", demo_source=lambda: Path())
-    stand_in(monkeypatch, "sluice.convert.importer", import_directory=import_directory)
+    stand_in(monkeypatch, "sluice.convert.kinds", import_source=import_source, Wishes=tuple_of)
     assert main(["import", "demo", "--name", "m"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "error: the package 'onnx' is not installed",
@@ -234,17 +238,23 @@ def test_a_missing_package_is_named_with_what_brings_it(
 def test_import_says_what_it_does_once_a_step(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def import_directory(
-        source: Path, repository: Path, name: str, version: str, progress: Callable[[str, int, int], None]
+    def import_source(
+        source: str,
+        wishes: tuple[object, ...],
+        repository: Path,
+        name: str,
+        version: str,
+        progress: Callable[[str, int, int], None],
     ) -> Path:
-        assert (source, repository, name, version) == (Path("demo files"), Path("there"), "m", "2")
+        assert (source, repository, name, version) == ("demo files", Path("there"), "m", "2")
+        assert wishes == ((), False, None)
         for done in range(3):
             progress("layers", done, 2)
         progress("check", 0, 1)
         return repository / name / version
 
     stand_in(monkeypatch, "sluice.convert.demo", demo_source=lambda: Path("demo files"))
-    stand_in(monkeypatch, "sluice.convert.importer", import_directory=import_directory)
+    stand_in(monkeypatch, "sluice.convert.kinds", import_source=import_source, Wishes=tuple_of)
     assert main(["import", "demo", "--name", "m", "-r", "there", "--version", "2"]) == 0
     printed = capsys.readouterr()
     assert printed.out == "m version 2 is in there/m/2\n"

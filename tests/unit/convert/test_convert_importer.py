@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from sluice.convert import importer
+from sluice.convert import making
 from sluice.convert.demo import demo_source
 from sluice.convert.importer import import_directory
 from sluice.errors import ConfigError, ModelError
@@ -97,6 +98,76 @@ def test_settings_of_a_classifier_name_its_labels(tmp_path: Path) -> None:
     assert settings["output"] == [{"name": "logits", "labels": ["calm", 'the "second"', "größer\n"]}]
 
 
+def test_a_cross_encoder_gives_a_score_and_its_logit_on_request(tmp_path: Path, source: Callable[[str], Path]) -> None:
+    version = import_directory(GOLDEN / "bert-cross", tmp_path, "ranker")
+    sealed = manifest.read(version)
+    assert sealed is not None
+    assert (sealed.task, [port.name for port in sealed.outputs]) == ("rerank", ["score", "logits"])
+    settings = tomllib.loads((tmp_path / "ranker" / "model.toml").read_text("utf-8"))
+    assert settings["output"] == [{"name": "logits", "default": False}]
+
+
+def scores(model: Path) -> tuple[Any, Any]:
+    """Of two texts, with their logits."""
+    ids = np.array([[5, 6, 7], [8, 9, 10]])
+    inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    session = onnxruntime.InferenceSession(model / "model.onnx", providers=["CPUExecutionProvider"])
+    found = session.run(["score", "logits"], inputs)
+    return found[0], found[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "plain"),
+    [
+        ({}, False),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, True),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, True),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, False),
+    ],
+)
+def test_the_configuration_says_what_becomes_of_a_logit(
+    changes: dict[str, Any], plain: bool, tmp_path: Path, source: Callable[[str], Path]
+) -> None:
+    directory = source("bert-cross")
+    (directory / "config_sentence_transformers.json").unlink()
+    edit(directory / "config.json", **changes)
+    score, logits = scores(import_directory(directory, tmp_path / "models", "ranker"))
+    np.testing.assert_allclose(score, logits if plain else 1 / (1 + np.exp(-logits)), rtol=1e-6)
+
+
+def test_an_unknown_activation_of_a_score_is_refused(tmp_path: Path, source: Callable[[str], Path]) -> None:
+    directory = source("bert-cross")
+    edit(directory / "config_sentence_transformers.json", activation_fn="torch.nn.modules.activation.Mish")
+    assert "Mish' of the score cannot be imported" in refusal(directory, tmp_path / "models")
+
+
+def test_the_pooler_answers_on_request(tmp_path: Path) -> None:
+    import_directory(GOLDEN / "bert-states", tmp_path, "plain")
+    settings = tomllib.loads((tmp_path / "plain" / "model.toml").read_text("utf-8"))
+    assert settings["output"] == [{"name": "pooler_output", "default": False}]
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "reason"),
+    [
+        ("deberta-sequence", {"conv_kernel_size": 3}, "conv_kernel_size = 3"),
+        ("deberta-sequence", {"pos_att_type": ["p2p"]}, "pos_att_type = 'p2p'"),
+        ("deberta-sequence", {"position_buckets": "8"}, "position_buckets must be whole numbers"),
+        ("deberta-sequence", {"position_buckets": 16}, "has 16 distances, and config.json speaks of 32"),
+        ("mpnet-sequence", {"pad_token_id": 0}, "pad_token_id = 0 cannot be imported; 1 can"),
+        ("albert-sequence", {"inner_group_num": 2}, "inner_group_num = 2"),
+        ("albert-sequence", {"num_hidden_groups": 9}, "num_hidden_groups = 9 of 4 layers"),
+        ("electra-sequence", {"hidden_size": 20}, "hidden_size = 20, but the weights have 32"),
+    ],
+)
+def test_what_a_family_may_say_but_is_not_built_is_refused(
+    case: str, changes: dict[str, Any], reason: str, tmp_path: Path, source: Callable[[str], Path]
+) -> None:
+    directory = source(case)
+    edit(directory / "config.json", **changes)
+    assert reason in refusal(directory, tmp_path / "models")
+
+
 def test_labels_that_do_not_match_the_head_are_left_out(tmp_path: Path, source: Callable[[str], Path]) -> None:
     directory = source("bert-sequence")
     edit(directory / "config.json", id2label={"0": "only"})
@@ -176,7 +247,7 @@ def test_progress_reaches_the_end_of_every_step(tmp_path: Path) -> None:
 
 
 def test_large_weights_go_beside_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importer, "LARGEST_SINGLE_FILE", 10_000)
+    monkeypatch.setattr(making, "LARGEST_SINGLE_FILE", 10_000)
     version = import_directory(GOLDEN / "bert-mean", tmp_path, "large")
     assert (version / "model.onnx.data").stat().st_size > (version / "model.onnx").stat().st_size
     assert onnx.load(version / "model.onnx").graph.initializer
