@@ -8,7 +8,6 @@ import json
 import os
 import re
 import reprlib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -115,8 +114,8 @@ def _choose_file(path: Path | None, environment: Mapping[str, str]) -> Path | No
 def _from_file(path: Path, known: Mapping[str, Field]) -> _Layer:
     text = _read(path)
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = toml.parse(text)
+    except ValueError as error:
         raise ConfigError(_syntax_error(path, text, str(error))) from error
     lines = toml.key_lines(text)
     layer = _Layer([], [], strict=True)
