@@ -163,6 +163,11 @@ class Models(Section):
         return "signatures" if self.signatures != "off" else "approval" if "signed" in self.approval else ""
 
     @property
+    def hashes_anew(self) -> bool:
+        """Whether somebody who can write into the files shall not be believed: what they are is read at each load."""
+        return self.signatures == "require" or bool(self.approval)
+
+    @property
     def keys(self) -> list[tuple[str, Path]]:
         """Files of trusted keys, each with whom it may sign for: a model, the beginning of a source, or "" = all."""
         return [_trusted_key(entry) for entry in self.trusted_keys]
