@@ -116,8 +116,7 @@ class Follower:
             )
         production, held = serving, set[str]()
         if serving:
-            if serving != answering:
-                reason += f"; version {serving} stays"
+            reason += f"; {f'version {serving}' if serving != answering else 'what serves of it'} stays"
             if serving == answering or await asyncio.to_thread(lacking, directory / serving) != "":
                 held = {serving}  # as it was loaded, whatever its files are now
         else:
