@@ -32,6 +32,7 @@ from sluice.store import aliases, overlay, repository
 from sluice.store.aliases import Change
 from sluice.store.bringing import Bringing
 from sluice.store.repository import Finding
+from sluice.store.trust import Trust
 from sluice.telemetry.statistics import ModelStatistics
 from sluice.tracking import Tracker
 from sluice.versions import LOADING, READY, UNAVAILABLE, Route, Status, Versions
@@ -172,6 +173,7 @@ class Catalog:
             findings = await asyncio.to_thread(repository.scan, self._settings.repository)
         except ModelError as error:
             raise ConfigError(f"models.repository: {error.message}") from error
+        Trust(self._settings).warn_of_nobody({finding.name for finding in findings})
         if "*" not in self._settings.load:
             found = {finding.name: finding for finding in findings}
             for name in set(self._settings.load) - set(found):

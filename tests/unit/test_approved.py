@@ -264,3 +264,16 @@ async def test_what_is_live_must_be_what_was_approved(opened: Opened, model: Pat
             path.touch()
             await app.catalog.promote("tagger", "production", "2", "")
             assert await factor(app) == 20
+
+
+async def test_a_key_for_a_model_that_is_not_there_is_told(
+    tmp_path: Path, model: Path, ann: Signer, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = [f"{scope}={ann.public}" for scope in ("tager", "tagger", "hf://nobody/")]
+    app = App(Settings(models=Models.model_validate({"repository": tmp_path, "trusted_keys": keys, "load": []})))
+    try:
+        await app.catalog.load_all()
+    finally:
+        await app.close()
+    warnings = [record.message for record in caplog.records if "trusted_keys" in record.message]
+    assert warnings == [f"models.trusted_keys: 'tager={ann.public}' is for a model that is not in the repository"]

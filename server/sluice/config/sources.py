@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from sluice.config import toml
 from sluice.config.fields import PREFIX, Field, fields
-from sluice.config.settings import ONE_SOURCE, Section, Settings
+from sluice.config.settings import ONE_SOURCE, UNSHOWN, Section, Settings
 from sluice.errors import ConfigError
 
 DEFAULT_FILE = Path("sluice.toml")  # read from the working directory when it is there
@@ -228,7 +228,7 @@ def _complaints(error: ValidationError, given: Sequence[_Given]) -> list[str]:
         message = re.sub(r"^\w+ should ", "must ", message)
         if each is None:
             complaints.append(f"{'.'.join(map(str, detail['loc']))}: {message}")
-        elif each.field.secret:
+        elif each.field.secret or detail["type"] == UNSHOWN:
             complaints.append(f"{each.origin}: {each.field.name} {message}")
         else:
             complaints.append(f"{each.origin}: {each.field.name} {message}, not {_quoted(detail['input'])}")
