@@ -103,7 +103,7 @@ class Follower:
         serving, had = self._versions.default(name), self._versions.aliases(name).get(aliases.PRODUCTION, "")
         wanted = found.get(aliases.PRODUCTION, "")
         live = {number for number, status in self._models.get(name, {}).items() if status.state == READY}
-        answering = wanted or (max({*there, *live}, key=int) if serving and serving == had else "")
+        answering = wanted or (max({*there, *live}, key=int, default="") if serving and serving == had else "")
         why = await asyncio.to_thread(lacking, directory / answering) if answering else ""
         if not why:
             return Allowed(found)

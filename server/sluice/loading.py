@@ -388,15 +388,12 @@ def _compared(files: VersionFiles, hashes: Hashes) -> manifest.Manifest | None:
 
 
 def fingerprint_of(files: VersionFiles) -> object:
-    """Equal for a version whose files and settings did not change; what its manifest or card adds changes nothing."""
+    """Equal for a version whose files and settings did not change; what its manifest or card adds changes nothing. A
+    file's time can be set back, but for the last one."""
     try:
         paths = [path for path in files.directory.rglob("*") if not is_beside(path.relative_to(files.directory))]
-        seen = sorted((str(path), *_marks(path.stat())) for path in paths)
+        looked = ((str(path), path.stat()) for path in paths)
+        seen = sorted((path, at.st_size, at.st_mtime_ns, at.st_ino, at.st_ctime_ns) for path, at in looked)
     except OSError:
         seen = []
     return files.settings, files.directory, seen
-
-
-def _marks(seen: os.stat_result) -> tuple[int, ...]:
-    """What changes with a file. Its time can be set back, but for the last."""
-    return seen.st_size, seen.st_mtime_ns, seen.st_ino, seen.st_ctime_ns
