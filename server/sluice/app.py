@@ -34,6 +34,7 @@ from sluice.telemetry.exposition import MetricsServer
 from sluice.telemetry.metrics import Metrics
 from sluice.telemetry.record import Record
 from sluice.telemetry.switches import Switches
+from sluice.text.tokenizing import Tokenizing
 from sluice.vitals import Disk, Relief, Vitals, allow_more_files, temporary_directory
 from sluice.workers.pool import Pool
 
@@ -78,7 +79,8 @@ class App:
         self.pool = Pool(settings.workers, self._scheduler, record, settings.health)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
-        self.engine = Engine(self.catalog, record)
+        self._tokenizing = Tokenizing()
+        self.engine = Engine(self.catalog, record, self._tokenizing)
         self._vitals = self._watch_vitals()
         self.health = Health(
             self.catalog,
@@ -198,6 +200,7 @@ class App:
         await asyncio.gather(self._http.close(0), self._grpc.close(0))
         await self.catalog.close()
         await self.pool.close()
+        self._tokenizing.close()
         self._regions.close()
         await self._vitals.close()
         await self._metrics_server.close()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 from sluice import classification
 from sluice.admission import validation
@@ -15,6 +16,7 @@ from sluice.errors import (
     CircuitOpen,
     DeadlineExceeded,
     InternalError,
+    InvalidRequest,
     ShortOfMemory,
     SluiceError,
     Stopping,
@@ -22,7 +24,13 @@ from sluice.errors import (
 from sluice.loading import Version
 from sluice.request import InferRequest, InferResponse
 from sluice.telemetry.record import Record
+from sluice.text.inputs import TextInput, TextRequest, TextResponse
+from sluice.text.joining import all_or_none, joined, together
+from sluice.text.tokenizing import Encoded, Options, Text, Tokenizing
 from sluice.versions import Route
+
+_T = TypeVar("_T")
+_R = TypeVar("_R", bound=InferRequest)
 
 
 class _Watched:
@@ -51,9 +59,10 @@ class Reading:
 class Engine:
     """Everything a front end needs to have a request answered."""
 
-    def __init__(self, catalog: Catalog, record: Record) -> None:
+    def __init__(self, catalog: Catalog, record: Record, tokenizing: Tokenizing) -> None:
         self._catalog = catalog
         self._record = record
+        self._tokenizing = tokenizing
         self.reading = Reading(record)
         self._accepted = 0
         self._closed = False
@@ -63,25 +72,60 @@ class Engine:
     async def infer(self, request: InferRequest) -> InferResponse:
         """One request from start to end: counted, timed, logged, whatever happens."""
         with self._watch(request) as watched:
-            route = self._catalog.route(request.model, request.version)  # who answers
-            try:
-                return await self._answer(request, route, watched)
-            except CircuitOpen:  # perhaps only while it waited: then a fallback can still answer
-                route = self._catalog.route(request.model, request.version)
-                if route.version is watched.version:
-                    raise
-                return await self._answer(request, route, watched)
+            return await self._routed(request, watched, self._answer)
+
+    async def read(self, request: TextRequest) -> TextResponse:
+        """Texts from start to end: each becomes an entry of its own, and they are answered together."""
+        with self._watch(request) as watched:
+            return await self._routed(request, watched, self._answer_texts)
+
+    async def _routed(
+        self, request: _R, watched: _Watched, answer: Callable[[_R, Route, _Watched], Awaitable[_T]]
+    ) -> _T:  # fmt: skip
+        route = self._catalog.route(request.model, request.version)  # who answers
+        try:
+            return await answer(request, self._seen(request, route, watched), watched)
+        except CircuitOpen:  # perhaps only while it waited: then a fallback can still answer
+            route = self._catalog.route(request.model, request.version)
+            if route.version is watched.version:
+                raise
+            return await answer(request, self._seen(request, route, watched), watched)
+
+    def _seen(self, request: InferRequest, route: Route, watched: _Watched) -> Route:
+        watched.version = route.version
+        if route.fallback:
+            self._record.stood_in(request.model, route.number, route.fallback)
+        return route
 
     async def _answer(self, request: InferRequest, route: Route, watched: _Watched) -> InferResponse:
         """The way to an answer. Every other file explains one line of this one."""
-        version = watched.version = route.version
-        if route.fallback:
-            self._record.stood_in(request.model, route.number, route.fallback)
-        work = validation.check(request, version.spec, version.rules)  # does it fit this version
-        watched.rows = work.rows
-        outputs = await version.submit(work)  # queue, batch, worker
+        version = route.version
+        if version.text is not None and version.text.is_meant(request):
+            texts = await self._answer_texts(version.text.request(request), route, watched)
+            outputs = joined(texts.parts, version.spec)  # the rows of all texts
+        else:
+            work = validation.check(request, version.spec, version.rules)  # does it fit this version
+            watched.rows = work.rows
+            outputs = await version.submit(work)  # queue, batch, worker
         outputs = classification.apply(request, version.spec, outputs)  # scores to classes, where asked for
         return InferResponse(request.model, route.number, request.id, outputs, route.marks)
+
+    async def _answer_texts(self, request: TextRequest, route: Route, watched: _Watched) -> TextResponse:
+        version = route.version
+        text = version.text
+        if text is None:
+            why = "it has no tokenizer.json, or other inputs than tokens"
+            raise InvalidRequest(f"'{request.model}' version {route.number} takes no texts: {why}")
+        watched.rows = len(request.texts)
+        encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
+        works = [validation.check(each, version.spec, version.rules) for each in text.each(request, encoded)]
+        parts = await all_or_none(map(version.submit, works))
+        together([work.request.timeline for work in works], request.timeline)
+        return TextResponse(request.model, route.number, tuple(parts), request.texts, tuple(encoded), text, route.marks)
+
+    async def tokens(self, text: TextInput, texts: Sequence[Text], options: Options, at: str) -> list[Encoded]:
+        """Texts as tokens only; nothing is computed."""
+        return await text.tokens(self._tokenizing, texts, options, at)
 
     @contextmanager
     def _watch(self, request: InferRequest) -> Iterator[_Watched]:

@@ -33,6 +33,8 @@ from sluice.store.contents import Hashes, is_beside
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
 from sluice.telemetry.record import Record, VersionRecord
+from sluice.text import inputs as texts
+from sluice.text.inputs import TextInput
 from sluice.workers import devices, profiling, warming, wire
 from sluice.workers.pool import Pool
 from sluice.workers.probe import probe
@@ -79,6 +81,7 @@ class Version:
     trouble: str  # how it failed at warm-up; it is served all the same, since made-up input may be the reason
     seconds: float  # from load to warm
     scheduler: Scheduler
+    text: TextInput | None  # what it needs to take texts
 
     @property
     def number(self) -> str:
@@ -151,6 +154,7 @@ class Loader:
             spec = build_spec(files, signature, most_rows)
             finding = await probe(running[0], key, spec, settings.tolerance, _asked(settings))
             spec = finding.spec
+            text = await asyncio.to_thread(texts.load, files.directory, spec, settings)
             bounds = self._bounds(spec, settings)
             warm_up = warming.works(spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
@@ -197,6 +201,7 @@ class Loader:
             trouble=trouble,
             seconds=seconds,
             scheduler=self._scheduler,
+            text=text,
         )
 
     async def _cost(

@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"versions"},
     {"loading"},
     {"workers"},
-    {"admission", "classification"},
+    {"admission", "classification", "text"},
     {"scheduler", "store", "backends", "vitals"},
     {"health", "pressure", "telemetry"},
     {"config"},

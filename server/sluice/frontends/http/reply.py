@@ -59,7 +59,11 @@ def plain_error(status: int, message: str) -> Reply:
 
 
 def error_reply(error: SluiceError) -> Reply:
-    reply = plain_error(status.of(error).http, error.message)
+    return with_retry(plain_error(status.of(error).http, error.message), error)
+
+
+def with_retry(reply: Reply, error: SluiceError) -> Reply:
+    """With the time after which the client may try again, if the error says so."""
     if error.retry_after is not None:
         reply.headers.append(b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after)))
     return reply
