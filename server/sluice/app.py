@@ -25,6 +25,7 @@ from sluice.frontends.services import Services
 from sluice.health import Condition, Health, Part
 from sluice.loading import Loader
 from sluice.pressure import Memory
+from sluice.reuse import Reuse
 from sluice.scheduler.loop import Scheduler
 from sluice.scheduler.quarantine import Quarantine
 from sluice.spec import BYTES, ModelSpec, TensorSpec
@@ -80,7 +81,8 @@ class App:
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
         self._tokenizing = Tokenizing()
-        self.engine = Engine(self.catalog, record, self._tokenizing)
+        self._reuse = Reuse(settings.response_cache) if settings.response_cache.bytes else None
+        self.engine = Engine(self.catalog, record, self._tokenizing, self._reuse)
         self._vitals = self._watch_vitals()
         self.health = Health(
             self.catalog,
@@ -201,6 +203,8 @@ class App:
         await self.catalog.close()
         await self.pool.close()
         self._tokenizing.close()
+        if self._reuse is not None:
+            await self._reuse.close()
         self._regions.close()
         await self._vitals.close()
         await self._metrics_server.close()

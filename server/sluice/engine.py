@@ -22,7 +22,9 @@ from sluice.errors import (
     Stopping,
 )
 from sluice.loading import Version
-from sluice.request import InferRequest, InferResponse
+from sluice.request import InferRequest, InferResponse, Tensor
+from sluice.reuse import How, Reuse, marks
+from sluice.scheduler.entry import Work
 from sluice.telemetry.record import Record
 from sluice.text.inputs import TextInput, TextRequest, TextResponse
 from sluice.text.joining import all_or_none, joined, together
@@ -36,11 +38,12 @@ _R = TypeVar("_R", bound=InferRequest)
 class _Watched:
     """Which version a request turned out to be for, and how many rows; empty until known."""
 
-    __slots__ = ("rows", "version")
+    __slots__ = ("reused", "rows", "version")
 
     def __init__(self) -> None:
         self.version: Version | None = None
         self.rows = 0
+        self.reused: list[How] = []
 
 
 class Reading:
@@ -59,10 +62,11 @@ class Reading:
 class Engine:
     """Everything a front end needs to have a request answered."""
 
-    def __init__(self, catalog: Catalog, record: Record, tokenizing: Tokenizing) -> None:
+    def __init__(self, catalog: Catalog, record: Record, tokenizing: Tokenizing, reuse: Reuse | None = None) -> None:
         self._catalog = catalog
         self._record = record
         self._tokenizing = tokenizing
+        self._reuse = reuse
         self.reading = Reading(record)
         self._accepted = 0
         self._closed = False
@@ -106,9 +110,9 @@ class Engine:
         else:
             work = validation.check(request, version.spec, version.rules)  # does it fit this version
             watched.rows = work.rows
-            outputs = await version.submit(work)  # queue, batch, worker
+            outputs = await self._compute(version, watched, work)  # queue, batch, worker
         outputs = classification.apply(request, version.spec, outputs)  # scores to classes, where asked for
-        return InferResponse(request.model, route.number, request.id, outputs, route.marks)
+        return InferResponse(request.model, route.number, request.id, outputs, route.marks | marks(watched.reused))
 
     async def _answer_texts(self, request: TextRequest, route: Route, watched: _Watched) -> TextResponse:
         version = route.version
@@ -119,9 +123,26 @@ class Engine:
         watched.rows = len(request.texts)
         encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
         works = [validation.check(each, version.spec, version.rules) for each in text.each(request, encoded)]
-        parts = await all_or_none(map(version.submit, works))
+        parts = await all_or_none(self._compute(version, watched, work) for work in works)
         together([work.request.timeline for work in works], request.timeline)
-        return TextResponse(request.model, route.number, tuple(parts), request.texts, tuple(encoded), text, route.marks)
+        return TextResponse(
+            request.model,
+            route.number,
+            tuple(parts),
+            request.texts,
+            tuple(encoded),
+            text,
+            route.marks | marks(watched.reused),
+        )
+
+    async def _compute(self, version: Version, watched: _Watched, work: Work) -> tuple[Tensor, ...]:
+        reuse = self._reuse
+        if reuse is None:
+            return await version.submit(work)
+        outputs, how = await reuse.outputs(version.identity, work, version.submit)
+        watched.reused.append(how)
+        version.record.reused(how.value, time.monotonic() - work.request.timeline.received)
+        return outputs
 
     async def tokens(self, text: TextInput, texts: Sequence[Text], options: Options, at: str) -> list[Encoded]:
         """Texts as tokens only; nothing is computed."""

@@ -21,6 +21,7 @@ from sluice.admission.validation import Rules
 from sluice.config import settings as config
 from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, WorkerLost
 from sluice.request import Tensor
+from sluice.reuse import Identity
 from sluice.scheduler.cost import Cost
 from sluice.scheduler.entry import Entry, Limits, Work
 from sluice.scheduler.loop import Lane, Scheduler
@@ -81,6 +82,7 @@ class Version:
     trouble: str  # how it failed at warm-up; it is served all the same, since made-up input may be the reason
     seconds: float  # from load to warm
     scheduler: Scheduler
+    identity: Identity  # in the keys of kept answers
     text: TextInput | None  # what it needs to take texts
 
     @property
@@ -201,6 +203,7 @@ class Loader:
             trouble=trouble,
             seconds=seconds,
             scheduler=self._scheduler,
+            identity=await asyncio.to_thread(_identity, files, key),
             text=text,
         )
 
@@ -403,6 +406,12 @@ def _compare(files: VersionFiles, hashes: Hashes) -> None:
     name = files.path.relative_to(files.directory).as_posix()
     if said.file(name) is None:
         raise ModelError(f"{files.model}/{files.version}/{name}: a model's file must be one that its manifest names")
+
+
+def _identity(files: VersionFiles, key: str) -> Identity:
+    """Sealed files are the same wherever they lie; others are known to this server only, as long as they are loaded."""
+    said = manifest.read(files.directory)
+    return Identity(said.digest(), True) if said is not None else Identity(key, False)
 
 
 def fingerprint_of(files: VersionFiles) -> object:

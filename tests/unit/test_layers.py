@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"versions"},
     {"loading"},
     {"workers"},
-    {"admission", "classification", "text"},
+    {"admission", "classification", "reuse", "text"},
     {"scheduler", "store", "backends", "vitals"},
     {"health", "pressure", "telemetry"},
     {"config"},

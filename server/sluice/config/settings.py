@@ -179,6 +179,28 @@ class Scheduler(Section):
         return dict(map(_weight, self.tenant_weights))
 
 
+class ResponseCache(Section):
+    """Answers that are used again for identical requests."""
+
+    bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of answers kept in memory; 0 = every request is computed.",
+        json_schema_extra={"flag": "--response-cache"},
+    )
+    ttl: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds for which an answer is used again.",
+        json_schema_extra={"flag": "--response-cache-ttl"},
+    )
+    across_tenants: bool = Field(
+        default=False,
+        description="Answer a tenant with what was computed for another.",
+        json_schema_extra={"flag": "--response-cache-across-tenants"},
+    )
+
+
 class Health(Section):
     """When the server calls itself ready."""
 
@@ -219,6 +241,7 @@ class Settings(Section):
     models: Models = Models()
     workers: Workers = Workers()
     scheduler: Scheduler = Scheduler()
+    response_cache: ResponseCache = ResponseCache()
     health: Health = Health()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()

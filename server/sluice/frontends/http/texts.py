@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from sluice.errors import InvalidRequest, TooLarge, UnknownModel
-from sluice.frontends.http.reply import JSON, REQUEST_ID, Reply, header, request_id
+from sluice.frontends.http.reply import JSON, REQUEST_ID, Reply, mark_headers, request_id
 from sluice.frontends.http.timeouts import deadline
 from sluice.request import RequestedOutput, Timeline
 from sluice.text.inputs import TextRequest, TextResponse
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from sluice.frontends.services import Services
     from sluice.text.inputs import TextInput
     from sluice.text.tokenizing import Text
-
-FALLBACK = b"sluice-fallback"
 
 # As many as OpenAI takes in one request.
 MOST_TEXTS = 2048
@@ -162,8 +160,7 @@ def answer(exchange: Exchange, response: TextResponse, value: Any, timeline: Tim
     headers = [JSON]
     if echo := request_id(exchange.headers.get(REQUEST_ID, b"").decode("latin-1")):
         headers.append(echo)
-    if mark := response.parameters.get("sluice_fallback"):
-        headers.append(header(FALLBACK, str(mark)))
+    headers += mark_headers(response.parameters)
     headers += costs(response, timeline)
     return Reply(200, headers, (orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY),))
 
