@@ -15,6 +15,7 @@ import orjson
 import uvloop
 
 from sluice.catalog import Catalog, IndexRow
+from sluice.config import settings as config
 from sluice.config.settings import Settings
 from sluice.engine import Engine
 from sluice.errors import SluiceError
@@ -25,7 +26,7 @@ from sluice.frontends.services import Services
 from sluice.health import Condition, Health, Part
 from sluice.loading import Loader
 from sluice.pressure import Memory
-from sluice.reuse import Reuse
+from sluice.reuse.answers import Reuse
 from sluice.scheduler.loop import Scheduler
 from sluice.scheduler.quarantine import Quarantine
 from sluice.spec import BYTES, ModelSpec, TensorSpec
@@ -81,7 +82,7 @@ class App:
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
         self._tokenizing = Tokenizing()
-        self._reuse = Reuse(settings.response_cache) if settings.response_cache.bytes else None
+        self._reuse = _reuse(settings.response_cache)
         self.engine = Engine(self.catalog, record, self._tokenizing, self._reuse)
         self._vitals = self._watch_vitals()
         self.health = Health(
@@ -213,6 +214,16 @@ class App:
         """Leave at once, but leave nothing behind."""
         self.pool.kill()
         self.catalog.remove_files()
+
+
+def _reuse(settings: config.ResponseCache) -> Reuse | None:
+    if not settings.bytes:
+        return None
+    if not settings.redis:
+        return Reuse(settings)
+    from sluice.reuse.redis import Redis
+
+    return Reuse(settings, Redis(settings.redis))
 
 
 def serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:

@@ -23,7 +23,7 @@ from sluice.errors import (
 )
 from sluice.loading import Version
 from sluice.request import InferRequest, InferResponse, Tensor
-from sluice.reuse import How, Reuse, marks
+from sluice.reuse.answers import How, Reuse, marks
 from sluice.scheduler.entry import Work
 from sluice.telemetry.record import Record
 from sluice.text.inputs import TextInput, TextRequest, TextResponse

@@ -21,7 +21,7 @@ from sluice.admission.validation import Rules
 from sluice.config import settings as config
 from sluice.errors import InvalidRequest, ModelError, ModelFailed, NotReady, WorkerLost
 from sluice.request import Tensor
-from sluice.reuse import Identity
+from sluice.reuse.answers import Identity
 from sluice.scheduler.cost import Cost
 from sluice.scheduler.entry import Entry, Limits, Work
 from sluice.scheduler.loop import Lane, Scheduler

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sluice.config.settings import ResponseCache
 from sluice.errors import DeadlineExceeded, ModelFailed
 from sluice.request import InferRequest, Tensor
-from sluice.reuse import How, Identity, Memory, Outputs, Reuse
+from sluice.reuse.answers import How, Identity, Memory, Outputs, Reuse
 from sluice.scheduler.entry import Work
 
 SEALED = Identity("sha256:abc", True)

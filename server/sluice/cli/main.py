@@ -30,7 +30,7 @@ from sluice.errors import SluiceError
 
 INTERRUPTED = 130
 
-_ALL = ("server", "models", "workers", "scheduler", "health", "shutdown", "log")
+_ALL = ("server", "models", "workers", "scheduler", "response_cache", "health", "shutdown", "log")
 _CHECK = ("models.repository", "models.python_directories", "models.pickle_directories", "workers", "scheduler", "log")
 
 app = typer.Typer(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from sluice.admission import fallback
 from sluice.request import Parameter
-from sluice.reuse import PARAMETER
+from sluice.reuse.answers import PARAMETER
 
 HEADERS = {fallback.PARAMETER: "sluice-fallback", PARAMETER: "sluice-cache"}
 

@@ -65,6 +65,16 @@ class PredictBody(_Asked, kw_only=True):
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
 
 
+class _PipelineParameters(msgspec.Struct):
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    top_k: int | None = None
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
+
+
+class PipelineBody(PredictBody, kw_only=True):
+    parameters: _PipelineParameters = msgspec.field(default_factory=_PipelineParameters)
+
+
 class RerankBody(_Asked, kw_only=True):
     query: str
     texts: list[str]
@@ -104,6 +114,7 @@ class DecodeBody(msgspec.Struct):
 
 _EMBED = msgspec.json.Decoder(EmbedBody)
 _PREDICT = msgspec.json.Decoder(PredictBody)
+_PIPELINE = msgspec.json.Decoder(PipelineBody)
 _RERANK = msgspec.json.Decoder(RerankBody)
 _SIMILARITY = msgspec.json.Decoder(SimilarityBody)
 _TOKENIZE = msgspec.json.Decoder(TokenizeBody)
@@ -180,9 +191,6 @@ class TextEmbeddingsInference:
         """Classes of texts or pairs; named parts of texts, if that is what the model finds."""
         timeline = Timeline()
         wanted = schema.decode(_PREDICT, await self._read(exchange))
-        return await self._predict(exchange, wanted, timeline)
-
-    async def _predict(self, exchange: Exchange, wanted: PredictBody, timeline: Timeline) -> Reply:
         single, texts = _texts_or_pairs(wanted.inputs)
         model = self._model(exchange, wanted.model, "classification", "token-classification", "rerank")
         if model[2].profile.task == "token-classification":
@@ -335,8 +343,20 @@ class TextEmbeddingsInference:
             asked = schema.decode(_EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
             return answer(exchange, response, answers.embeddings(response, asked.normalize, asked.dimensions), timeline)
-        asked_for = schema.decode(_PREDICT, content)
-        return await self._predict(exchange, asked_for, timeline)
+        return await self._pipeline(exchange, schema.decode(_PIPELINE, content), timeline)
+
+    async def _pipeline(self, exchange: Exchange, wanted: PipelineBody, timeline: Timeline) -> Reply:
+        """Classes as transformers' pipelines give them: a list of them for each text, also for a single one."""
+        parameters = wanted.parameters
+        single, texts = _texts_or_pairs(wanted.inputs)
+        model = self._model(exchange, wanted.model, "classification", "token-classification", "rerank")
+        if model[2].profile.task == "token-classification":
+            wanted.aggregation_strategy = parameters.aggregation_strategy
+            return await self._spans(exchange, model, wanted, single, texts, timeline)
+        response = await self._texts.ask(exchange, model, texts, at="inputs", timeline=timeline, truncate="right")
+        found = answers.classes(response, parameters.function_to_apply)
+        value = [[{"score": one.score, "label": one.label} for one in each[: parameters.top_k]] for each in found]
+        return answer(exchange, response, value, timeline)
 
     async def _read(self, exchange: Exchange) -> bytes:
         services = self._services

@@ -109,7 +109,7 @@ class Memory:
 class _Flight:
     """An answer being computed, and how many wait for it."""
 
-    task: asyncio.Task[Outputs]
+    task: asyncio.Task[tuple[Outputs, How]]
     waiting: int = 0
 
 
@@ -140,11 +140,13 @@ class Reuse:
             if flight is None:
                 flight = self._begin(key, identity.is_shared, work, compute)
             try:
-                return await self._wait(key, flight, work), How.COMPUTED if first else How.SHARED
+                outputs, how = await self._wait(key, flight, work)
             except (DeadlineExceeded, QueueTimeout):
                 # Another's patience ended, not necessarily ours.
                 if first or (work.request.deadline is not None and work.request.deadline <= time.monotonic()):
                     raise
+                continue
+            return outputs, how if first else How.SHARED
 
     def _key(self, identity: str, work: Work) -> bytes:
         tenant = "" if self.settings.across_tenants else work.request.tenant
@@ -159,26 +161,26 @@ class Reuse:
 
     async def _compute(
         self, key: bytes, shared: bool, work: Work, compute: Callable[[Work], Awaitable[Outputs]]
-    ) -> Outputs:  # fmt: skip
+    ) -> tuple[Outputs, How]:  # fmt: skip
         store = self.store if shared else None
         if store is not None and (found := await store.get(key)) is not None:
             self.memory.put(key, found, time.monotonic())
-            return found
+            return found, How.KEPT
         outputs = await compute(work)
         self.memory.put(key, outputs, time.monotonic())
         if store is not None:
             writing = asyncio.get_running_loop().create_task(store.put(key, outputs, self.settings.ttl))
             self._writing.add(writing)
             writing.add_done_callback(self._writing.discard)
-        return outputs
+        return outputs, How.COMPUTED
 
-    def _landed(self, key: bytes, flight: _Flight, task: asyncio.Task[Outputs]) -> None:
+    def _landed(self, key: bytes, flight: _Flight, task: asyncio.Task[tuple[Outputs, How]]) -> None:
         if self._flights.get(key) is flight:
             del self._flights[key]
         if not task.cancelled():
             task.exception()  # whoever waited has it
 
-    async def _wait(self, key: bytes, flight: _Flight, work: Work) -> Outputs:
+    async def _wait(self, key: bytes, flight: _Flight, work: Work) -> tuple[Outputs, How]:
         flight.waiting += 1
         deadline = work.request.deadline
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
