@@ -56,7 +56,7 @@ def spans(response: TextResponse, texts: Sequence[str], aggregation: Aggregation
     found = []
     for text, (encoded, outputs) in zip(texts, _texts(response), strict=True):
         tokens = heads.Tokens(text, encoded.ids.tolist(), encoded.offsets, encoded.special)
-        found.append(heads.spans(outputs[0], tokens, labels, aggregation, tokenizer.token, tokenizer.joined))
+        found.append(heads.spans(outputs[0], tokens, labels, aggregation, tokenizer.pieces))
     return found
 
 

@@ -126,17 +126,27 @@ class Tokens:
     special: Sequence[bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """How a tokenizer's tokens make words."""
+
+    name: Callable[[int], str]
+    joined: Callable[[Sequence[str]], str]
+    marks_rest: bool  # tokens that go on with a word say so, as "##ing"
+    unknown: int | None  # the token for what it does not know
+
+
 def spans(
     logits: Array,
     tokens: Tokens,
     labels: Sequence[str],
     aggregation: Aggregation,
-    token: Callable[[int], str],
-    joined: Callable[[Sequence[str]], str],
+    how: Pieces,
     ignored: Sequence[str] = ("O",),
 ) -> list[Span]:
-    """Parts of the text that are of a class, in their order. `token` names a token, `joined` makes words of names."""
-    pieces = _pieces(activated(logits, "softmax"), tokens, token)
+    """Parts of the text that are of a class, in their order."""
+    joined = how.joined
+    pieces = _pieces(activated(logits, "softmax"), tokens, how)
     if aggregation == "none":
         found = [
             Span(labels[one.best], float(one.scores[one.best]), one.word, one.start, one.end, one.index)
@@ -149,26 +159,22 @@ def spans(
     return [span for span in (_span(group, labels, joined) for group in groups) if span.label not in ignored]
 
 
-def _pieces(scores: Array, tokens: Tokens, token: Callable[[int], str]) -> list[_Piece]:
+def _pieces(scores: Array, tokens: Tokens, how: Pieces) -> list[_Piece]:
     pieces: list[_Piece] = []
     for index, (row, number, (start, end), special) in enumerate(
         zip(scores, tokens.ids, tokens.offsets, tokens.special, strict=True)
     ):
         if special:
             continue
-        word, there = token(number), tokens.text[start:end]
-        # "##ing" is longer than what it stands for; tokenizers that mark the beginning of a word instead tell by the
-        # space that is not there.
-        marks_rest = word.startswith("##")
-        continues = marks_rest or (
-            not _is_marked(word) and start > 0 and len(word) == len(there) and not tokens.text[start - 1].isspace()
-        )
-        pieces.append(_Piece(row, word, start, end, index, continues and bool(pieces)))
+        word, there = how.name(number), tokens.text[start:end]
+        if number == how.unknown:
+            word, continues = there, False
+        elif how.marks_rest:
+            continues = len(word) != len(there)  # "##ing" is longer than what it stands for
+        else:
+            continues = start > 0 and " " not in tokens.text[start - 1 : start + 1]
+        pieces.append(_Piece(row, word, start, end, index, continues))
     return pieces
-
-
-def _is_marked(word: str) -> bool:
-    return word[:1] in ("\u2581", "\u0120")  # as SentencePiece and byte-level BPE begin a word
 
 
 def _words(pieces: list[_Piece]) -> list[list[_Piece]]:

@@ -153,7 +153,9 @@ class TextInput:
     def tensors(self, encoded: Encoded) -> tuple[Tensor, ...]:
         """One text as the inputs of a request for it alone."""
         length = len(encoded)
-        types = encoded.type_ids if encoded.type_ids is not None else np.zeros(length, np.int64)
+        types = encoded.type_ids if self.profile.typed else None
+        if types is None:
+            types = np.zeros(length, np.int64)
         values = {IDS: encoded.ids, MASK: np.ones(length, np.int64), TYPES: types}
         return tuple(
             Tensor(

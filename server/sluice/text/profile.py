@@ -21,6 +21,9 @@ Task = Literal["embedding", "classification", "token-classification", "rerank", 
 PROMPTS = "config_sentence_transformers.json"
 LONGEST = "sentence_bert_config.json"
 
+# Where transformers keeps what a tokenizer's model takes.
+TOKENIZER_CONFIG = "tokenizer_config.json"
+
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 _FLOATS = ("FP16", "FP32", "FP64")
@@ -36,6 +39,7 @@ class Profile:
     normalise: bool  # unless a request says otherwise
     activation: Activation
     max_length: int | None  # tokens of a text
+    typed: bool  # the model was trained to see which text of a pair a token is of
     truncate: Literal["left", "right"] | None
     overlap: int | None
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -62,6 +66,7 @@ def read(spec: ModelSpec, said: TextSettings, directory: Path) -> Profile:
         normalise=said.normalize if said.normalize is not None else task == "embedding",
         activation=said.activation or ("sigmoid" if output is not None and output.shape[-1] == 1 else "softmax"),
         max_length=said.max_length or _longest(directory),
+        typed=_typed(directory),
         truncate=said.truncate if said.truncate in ("left", "right") else None,
         overlap=said.overlap,
         prompts=prompts,
@@ -114,6 +119,15 @@ def _prompts(directory: Path) -> tuple[dict[str, str], str]:
 def _longest(directory: Path) -> int | None:
     found = _beside(directory / LONGEST, _Longest).max_seq_length
     return found if found is not None and found > 0 else None
+
+
+class _Names(msgspec.Struct):
+    model_input_names: list[str] | None = None
+
+
+def _typed(directory: Path) -> bool:
+    names = _beside(directory / TOKENIZER_CONFIG, _Names).model_input_names
+    return names is None or "token_type_ids" in names
 
 
 def _beside(path: Path, kind: type[_T]) -> _T:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sluice.errors import InvalidRequest, ModelError
+from sluice.text.heads import Pieces
 
 # What a thread takes at once, from one request or several. Making arrays of so much holds the GIL for a third of a
 # millisecond.
@@ -117,8 +118,18 @@ class Tokenizer:
         """The token's own text; empty if there is no such token."""
         return self._plain.id_to_token(number) or ""
 
-    def joined(self, tokens: Sequence[str]) -> str:
-        """Words of tokens."""
+    @property
+    def pieces(self) -> Pieces:
+        model = self._plain.model
+        unknown = getattr(model, "unk_token", None)
+        return Pieces(
+            self.token,
+            self._joined,
+            bool(getattr(model, "continuing_subword_prefix", None)),
+            self._plain.token_to_id(unknown) if isinstance(unknown, str) else None,
+        )
+
+    def _joined(self, tokens: Sequence[str]) -> str:
         decoder = self._plain.decoder
         return str(decoder.decode(list(tokens))) if decoder is not None else " ".join(tokens)
 
