@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sluice.frontends.http import encoding
 from sluice.frontends.http.admin import Admin
+from sluice.frontends.http.docs import Docs
 from sluice.frontends.http.oip import OpenInference
 from sluice.frontends.http.openai import OpenAI
 from sluice.frontends.http.reply import Reply, error_reply
@@ -26,7 +27,7 @@ class Api:
     """All endpoints of the server."""
 
     def __init__(self, services: Services) -> None:
-        parts = (OpenInference, Admin, OpenAI, TextEmbeddingsInference, Rerank)
+        parts = (OpenInference, Admin, OpenAI, TextEmbeddingsInference, Rerank, Docs)
         self._routes = Routes([route for part in parts for route in part(services).routes()])
 
     async def __call__(self, exchange: Exchange) -> Reply:
