@@ -27,7 +27,7 @@ from sluice.reuse.answers import How, Reuse, marks
 from sluice.scheduler.entry import Work
 from sluice.telemetry.record import Record
 from sluice.text.inputs import TextInput, TextRequest, TextResponse
-from sluice.text.joining import all_or_none, joined, together
+from sluice.text.joining import Breath, all_or_none, joined, together
 from sluice.text.tokenizing import Encoded, Options, Text, Tokenizing
 from sluice.versions import Route
 
@@ -122,8 +122,11 @@ class Engine:
             raise InvalidRequest(f"'{request.model}' version {route.number} takes no texts: {why}")
         watched.rows = len(request.texts)
         encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
-        works = [validation.check(each, version.spec, version.rules) for each in text.each(request, encoded)]
-        parts = await all_or_none(self._compute(version, watched, work) for work in works)
+        breath, works = Breath(), []
+        for each in text.each(request, encoded):
+            works.append(validation.check(each, version.spec, version.rules))
+            await breath.take()
+        parts = await all_or_none((self._compute(version, watched, work) for work in works), breath)
         together([work.request.timeline for work in works], request.timeline)
         return TextResponse(
             request.model,

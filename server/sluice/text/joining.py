@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,15 +15,37 @@ from sluice.spec import BYTES, ModelSpec
 _T = TypeVar("_T")
 
 
-async def all_or_none(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
+# How long one request may keep the event loop to itself.
+_BREATH = 0.0005
+
+
+class Breath:
+    """Gives way to others now and then, while one request with many texts is worked on."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+
+    async def take(self) -> None:
+        """To be called between two steps that are short."""
+        if self._loop.time() - self._since > _BREATH:
+            await asyncio.sleep(0)
+            self._since = self._loop.time()
+
+
+async def all_or_none(awaitables: Iterable[Coroutine[Any, Any, _T]], breath: Breath) -> list[_T]:
     """Every result in order; the first failure ends what the others have not finished, and is raised."""
-    tasks = [asyncio.ensure_future(each) for each in awaitables]
+    tasks: list[asyncio.Task[_T]] = []
     try:
+        for each in awaitables:
+            tasks.append(asyncio.get_running_loop().create_task(each))
+            await breath.take()
         return await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        if tasks:
+            await asyncio.wait(tasks)
         raise
 
 

@@ -93,7 +93,7 @@ class Rerank:
             "usage": {"total_tokens": response.tokens},
             "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
         }
-        return answer(exchange, response, value, timeline)
+        return await answer(exchange, response, value, timeline)
 
     async def _ranked(
         self, exchange: Exchange, named: str, query: str, documents: Sequence[str], timeline: Timeline
@@ -132,7 +132,7 @@ class Rerank:
             "data": [{"index": index, "object": "score", "score": one} for index, one in enumerate(scores)],
             "usage": {"prompt_tokens": response.tokens, "total_tokens": response.tokens},
         }
-        return answer(exchange, response, value, timeline)
+        return await answer(exchange, response, value, timeline)
 
     async def _similar(
         self,
@@ -182,7 +182,7 @@ class Rerank:
             "output": output[0] if single else output,
             "usage": {"tokens": response.tokens},
         }
-        return answer(exchange, response, value, timeline)
+        return await answer(exchange, response, value, timeline)
 
     @staticmethod
     def _answers(response: TextResponse, texts: Sequence[Text], task: str, parameters: dict[str, Any]) -> list[Any]:
