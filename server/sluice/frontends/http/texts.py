@@ -38,7 +38,7 @@ class Texts:
         if not named:
             named = self._only(tasks)
         name, _, number = named.partition("/")
-        text = catalog.live(name, number).text
+        text = catalog.route(name, number).version.text
         if text is None:
             why = "it has no tokenizer.json, or other inputs than tokens"
             raise InvalidRequest(f"model: '{named}' takes no texts: {why}")
