@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"versions", "replacing"},
     {"loading"},
     {"workers"},
-    {"admission", "classification"},
+    {"admission", "classification", "reuse", "text"},
     {"scheduler", "store", "backends", "vitals"},
     {"health", "pressure", "telemetry"},
     {"config", "encryption"},

@@ -34,7 +34,7 @@ from sluice.errors import SluiceError
 
 INTERRUPTED = 130
 
-_ALL = ("server", "models", "workers", "scheduler", "health", "shutdown", "log")
+_ALL = ("server", "models", "workers", "scheduler", "response_cache", "health", "shutdown", "log")
 _DIRECTORIES = ("models.repository", "models.python_directories", "models.pickle_directories")
 _EVALUATE = (*_DIRECTORIES, "models.key_file")
 _TRUST = ("models.signatures", "models.trusted_keys")

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING
 
 from sluice.frontends.http import encoding
 from sluice.frontends.http.admin import Admin
+from sluice.frontends.http.docs import Docs
 from sluice.frontends.http.oip import OpenInference
+from sluice.frontends.http.openai import OpenAI
 from sluice.frontends.http.reply import Reply, error_reply
+from sluice.frontends.http.rerank import Rerank
 from sluice.frontends.http.routes import Routes, WrongMethod
+from sluice.frontends.http.tei import TextEmbeddingsInference
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
@@ -23,7 +27,8 @@ class Api:
     """All endpoints of the server."""
 
     def __init__(self, services: Services) -> None:
-        self._routes = Routes([*OpenInference(services).routes(), *Admin(services).routes()])
+        parts = (OpenInference, Admin, OpenAI, TextEmbeddingsInference, Rerank, Docs)
+        self._routes = Routes([route for part in parts for route in part(services).routes()])
 
     async def __call__(self, exchange: Exchange) -> Reply:
         try:

@@ -6,6 +6,7 @@ import asyncio
 import http
 import logging
 import time
+import urllib.parse
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
@@ -148,6 +149,11 @@ class Exchange:
     @property
     def version(self) -> str:
         return self.path.get("version", "")
+
+    def asked(self, name: str) -> str:
+        """What the query says of `name`; empty if nothing."""
+        found = urllib.parse.parse_qs(self.query.decode("latin-1")).get(name)
+        return found[0] if found else ""
 
     async def body(self) -> bytes:
         """The whole body as it was sent; a stalled or oversized one raises, as does a client that leaves."""

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import orjson
 
 from sluice.frontends import status
+from sluice.frontends.marks import marks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sluice.errors import SluiceError
-    from sluice.request import Buffer
+    from sluice.request import Buffer, Parameter
 
 # Up to here copying is cheaper than a system call for each part.
 SMALL_BODY = 16 << 10
 
 REQUEST_ID = b"x-request-id"
-FALLBACK = b"sluice-fallback"
 _LONGEST_ECHO = 256
 
 JSON = b"content-type: application/json\r\n"
@@ -49,6 +51,11 @@ def header(name: bytes, value: str) -> bytes:
     return b"%b: %b\r\n" % (name, value.encode())
 
 
+def mark_headers(parameters: Mapping[str, Parameter]) -> list[bytes]:
+    """Header lines for what is to be known of a reply."""
+    return [line for name, value in marks(parameters) if (line := header(name.encode(), value))]
+
+
 def json_reply(value: Any, status: int = 200) -> Reply:
     return Reply(status, [JSON], (orjson.dumps(value),))
 
@@ -59,7 +66,11 @@ def plain_error(status: int, message: str) -> Reply:
 
 
 def error_reply(error: SluiceError) -> Reply:
-    reply = plain_error(status.of(error).http, error.message)
+    return with_retry(plain_error(status.of(error).http, error.message), error)
+
+
+def with_retry(reply: Reply, error: SluiceError) -> Reply:
+    """With the time after which the client may try again, if the error says so."""
     if error.retry_after is not None:
         reply.headers.append(b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after)))
     return reply

@@ -1,0 +1,230 @@
+"""Reranking and scoring as Cohere, Jina and vLLM do it, and the one simple call for any model that reads texts."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from sluice.errors import InvalidRequest
+from sluice.frontends.http import body, schema
+from sluice.frontends.http.reply import REQUEST_ID, Reply
+from sluice.frontends.http.routes import Route
+from sluice.frontends.http.tei import best_first, span
+from sluice.frontends.http.texts import Texts, answer, check_count, direction, prompted
+from sluice.request import Timeline
+from sluice.text import answers
+from sluice.text.tokenizing import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sluice.frontends.http.exchange import Exchange
+    from sluice.frontends.services import Services
+    from sluice.text.inputs import TextInput, TextResponse
+
+
+class _Document(msgspec.Struct):
+    text: str
+
+
+class RerankBody(msgspec.Struct):
+    query: str
+    documents: list[str | _Document]
+    model: str = ""
+    top_n: int | None = None
+    return_documents: bool = False
+    max_tokens_per_doc: int | None = None
+
+
+class ScoreBody(msgspec.Struct):
+    text_1: str | list[str]
+    text_2: str | list[str]
+    model: str = ""
+    truncate_prompt_tokens: int | None = None
+
+
+class InferenceBody(msgspec.Struct):
+    model_id: str
+    input: Any
+    parameters: dict[str, Any] = {}
+
+
+_RERANK = msgspec.json.Decoder(RerankBody)
+_SCORE = msgspec.json.Decoder(ScoreBody)
+_INFERENCE = msgspec.json.Decoder(InferenceBody)
+
+
+class Rerank:
+    """`/v1/rerank`, `/v2/rerank`, `/score` and `/v1/inference`; errors look as in the Open Inference Protocol."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._texts = Texts(services)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", "/v1/rerank", self.rerank),
+            Route("POST", "/v2/rerank", self.rerank),
+            Route("POST", "/score", self.score),
+            Route("POST", "/v1/score", self.score),
+            Route("POST", "/v1/inference", self.inference),
+        ]
+
+    async def rerank(self, exchange: Exchange) -> Reply:
+        timeline = Timeline()
+        wanted = schema.decode(_RERANK, await self._read(exchange))
+        documents = [one if isinstance(one, str) else one.text for one in wanted.documents]
+        response, scores = await self._ranked(exchange, wanted.model, wanted.query, documents, timeline)
+        results: list[dict[str, Any]] = [
+            {"index": index, "relevance_score": scores[index]}
+            | ({"document": {"text": documents[index]}} if wanted.return_documents else {})
+            for index in best_first(scores)
+        ]
+        if wanted.top_n is not None:
+            if wanted.top_n < 1:
+                raise InvalidRequest(f"top_n: must be at least 1, not {wanted.top_n}")
+            results = results[: wanted.top_n]
+        value = {
+            "id": exchange.headers.get(REQUEST_ID, b"").decode("latin-1") or f"rerank-{uuid.uuid4().hex}",
+            "model": wanted.model or response.model,
+            "results": results,
+            "usage": {"total_tokens": response.tokens},
+            "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
+        }
+        return await answer(exchange, response, value, timeline)
+
+    async def _ranked(
+        self, exchange: Exchange, named: str, query: str, documents: Sequence[str], timeline: Timeline
+    ) -> tuple[TextResponse, list[float]]:  # fmt: skip
+        check_count(documents, "documents")
+        model = self._texts.model(named, "rerank", "classification")
+        pairs: list[Text] = [(query, one) for one in documents]
+        # Documents are cut unless the operator says otherwise: Cohere and Jina do so.
+        response = await self._texts.ask(
+            exchange, model, pairs, at="documents", timeline=timeline, truncate=model[2].profile.truncate or "right"
+        )
+        return response, answers.scores(response)
+
+    async def score(self, exchange: Exchange) -> Reply:
+        """Each text of the first list with that of the second; a single first text with each of the second."""
+        timeline = Timeline()
+        wanted = schema.decode(_SCORE, await self._read(exchange))
+        first = [wanted.text_1] if isinstance(wanted.text_1, str) else wanted.text_1
+        second = [wanted.text_2] if isinstance(wanted.text_2, str) else wanted.text_2
+        check_count(first, "text_1")
+        check_count(second, "text_2")
+        if len(first) == 1:
+            first = first * len(second)
+        if len(first) != len(second):
+            raise InvalidRequest(f"text_2: has {len(second)} texts, but text_1 has {len(first)}")
+        model = self._texts.model(wanted.model, "rerank", "classification", "embedding")
+        if model[2].profile.task == "embedding":
+            response, scores = await self._similar(exchange, model, first, second, timeline)
+        else:
+            pairs: list[Text] = list(zip(first, second, strict=True))
+            response = await self._texts.ask(exchange, model, pairs, at="text_2", timeline=timeline)
+            scores = answers.scores(response)
+        value = {
+            "object": "list",
+            "model": wanted.model or response.model,
+            "data": [{"index": index, "object": "score", "score": one} for index, one in enumerate(scores)],
+            "usage": {"prompt_tokens": response.tokens, "total_tokens": response.tokens},
+        }
+        return await answer(exchange, response, value, timeline)
+
+    async def _similar(
+        self,
+        exchange: Exchange,
+        model: tuple[str, str, TextInput],
+        first: Sequence[str],
+        second: Sequence[str],
+        timeline: Timeline,
+    ) -> tuple[TextResponse, list[float]]:
+        """The cosines of two lists' embeddings."""
+        different = list(dict.fromkeys([*first, *second]))
+        response = await self._texts.ask(
+            exchange, model, prompted(different, model[2], None), at="text", timeline=timeline
+        )
+        vectors = dict(zip(different, answers.embeddings(response, normalise=True), strict=True))
+        return response, [float(vectors[one] @ vectors[other]) for one, other in zip(first, second, strict=True)]
+
+    async def inference(self, exchange: Exchange) -> Reply:
+        """Any model that reads texts, answering by its task."""
+        timeline = Timeline()
+        wanted = schema.decode(_INFERENCE, await self._read(exchange))
+        model = self._texts.model(wanted.model_id)
+        profile = model[2].profile
+        single = isinstance(wanted.input, str) or (
+            profile.task in ("rerank", "classification") and isinstance(wanted.input, dict)
+        )
+        items = [wanted.input] if single else wanted.input
+        texts = _any_texts(items)
+        tagging = profile.task == "token-classification"
+        plain = [one for one in texts if isinstance(one, str)]
+        if profile.task in ("embedding", "sparse") and len(plain) == len(texts):
+            texts = [*prompted(plain, model[2], wanted.parameters.get("prompt_name"))]
+        response = await self._texts.ask(
+            exchange,
+            model,
+            texts,
+            at="input",
+            timeline=timeline,
+            truncate=direction(wanted.parameters.get("truncate")),
+            offsets=tagging,
+        )
+        output = self._answers(response, texts, profile.task, wanted.parameters)
+        value = {
+            "model_id": wanted.model_id,
+            "model_version": response.version,
+            "task": profile.task,
+            "output": output[0] if single else output,
+            "usage": {"tokens": response.tokens},
+        }
+        return await answer(exchange, response, value, timeline)
+
+    @staticmethod
+    def _answers(response: TextResponse, texts: Sequence[Text], task: str, parameters: dict[str, Any]) -> list[Any]:
+        match task:
+            case "embedding":
+                return list(answers.embeddings(response, dimensions=parameters.get("dimensions")))
+            case "classification":
+                return [
+                    [{"label": one.label, "score": one.score} for one in each] for each in answers.classes(response)
+                ]
+            case "token-classification":
+                plain = [one if isinstance(one, str) else one[0] for one in texts]
+                return [[span(one) for one in each] for each in answers.spans(response, plain)]
+            case "rerank":
+                return list(answers.scores(response))
+            case "sparse":
+                return [{"indices": each[0], "values": each[1]} for each in answers.sparse(response)]
+        return [part[0].array()[0] for part in response.parts]
+
+    async def _read(self, exchange: Exchange) -> bytes:
+        services = self._services
+        with services.engine.reading:
+            services.engine.check_memory()
+            return await body.read(exchange, services.limits.max_message_bytes)
+
+
+def _any_texts(items: Any) -> list[Text]:
+    """Texts, or pairs as `{"text": …, "text_pair": …}` or `[…, …]`."""
+    if not isinstance(items, list):
+        raise InvalidRequest("input: expected a text, texts, or pairs of texts")
+    check_count(items, "input")
+    texts: list[Text] = []
+    for index, item in enumerate(items):
+        match item:
+            case str():
+                texts.append(item)
+            case [str() as one, str() as other] | {"text": str() as one, "text_pair": str() as other}:
+                texts.append((one, other))
+            case {"text": str() as one}:
+                texts.append(one)
+            case _:
+                raise InvalidRequest(f"input[{index}]: expected a text, or a pair of texts")
+    if len({isinstance(one, str) for one in texts}) > 1:
+        raise InvalidRequest("input: expected texts or pairs, not a mixture")
+    return texts

@@ -1,0 +1,78 @@
+"""Reranking, scoring and the one simple call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import texts
+from servers import Server
+
+
+def sigmoid(value: float) -> float:
+    return float(1 / (1 + np.exp(-value)))
+
+
+@pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
+def test_documents_are_ranked(server: Server, path: str) -> None:
+    body: dict[str, Any] = {"model": "reranker", "query": "red", "documents": ["cat", {"text": "red red"}, "red"]}
+    status, found = server.request("POST", path, body)
+    assert status == 200
+    assert [(one["index"], one["relevance_score"]) for one in found["results"]] == [
+        (1, pytest.approx(sigmoid(2))),
+        (2, pytest.approx(sigmoid(1))),
+        (0, pytest.approx(0.5)),
+    ]
+    assert found["usage"]["total_tokens"] == 16
+    assert found["id"]
+    _, best = server.request("POST", path, {**body, "top_n": 1, "return_documents": True})
+    assert [(one["index"], one["document"]) for one in best["results"]] == [(1, {"text": "red red"})]
+
+
+def test_scores(server: Server) -> None:
+    _, found = server.request("POST", "/score", {"model": "reranker", "text_1": "x", "text_2": ["red", "cat"]})
+    assert [one["score"] for one in found["data"]] == pytest.approx([sigmoid(1), 0.5])
+    _, cosine = server.request(
+        "POST", "/score", {"model": "embedder", "text_1": ["red", "red"], "text_2": ["red", "cat"]}
+    )
+    one, other = texts.vector("red"), texts.vector("cat")
+    expected = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    assert [one["score"] for one in cosine["data"]] == pytest.approx([1, expected])
+
+
+def test_one_call_for_every_task(server: Server) -> None:
+    def ask(model: str, given: Any, **parameters: Any) -> Any:
+        status, found = server.request(
+            "POST", "/v1/inference", {"model_id": model, "input": given, "parameters": parameters}
+        )
+        assert status == 200, found
+        return found["output"]
+
+    assert len(ask("embedder", "red")) == 4
+    assert np.shape(ask("embedder", ["red", "blue"], dimensions=3)) == (2, 3)
+    assert ask("classifier", "green")[0]["label"] == "green"
+    assert ask("ner", ["Anna", "cat"])[0][0]["entity_group"] == "PER"
+    assert ask("ner", ["Anna", "cat"])[1] == []
+    assert ask("reranker", [["x", "red"], {"text": "x", "text_pair": "cat"}]) == pytest.approx([sigmoid(1), 0.5])
+    assert ask("splade", "red")["indices"] == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "says"),
+    [
+        ("/v1/rerank", {"query": "a", "documents": []}, 400, "documents: is empty"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "top_n": 0, "model": "reranker"}, 400, "top_n"),
+        ("/v1/rerank", {"query": "a", "documents": ["b"], "model": "embedder"}, 400, "does embedding"),
+        ("/score", {"text_1": ["a", "b"], "text_2": ["a"], "model": "reranker"}, 400, "text_2: has 1 texts"),
+        ("/v1/inference", {"model_id": "embedder", "input": 3}, 400, "input: expected"),
+        ("/v1/inference", {"model_id": "embedder", "input": ["a", 3]}, 400, "input[1]"),
+        ("/v1/inference", {"model_id": "embedder", "input": "a", "parameters": {"truncate": 3}}, 400, "truncate"),
+        ("/v1/inference", {"input": "a"}, 400, "model_id"),
+        ("/v1/inference", {"model_id": "none", "input": "a"}, 404, "none"),
+    ],
+)
+def test_what_is_wrong_is_said(server: Server, path: str, body: Any, status: int, says: str) -> None:
+    found, error = server.request("POST", path, body)
+    assert found == status
+    assert says in error["error"]
