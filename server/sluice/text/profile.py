@@ -24,6 +24,9 @@ LONGEST = "sentence_bert_config.json"
 # Where transformers keeps what a tokenizer's model takes.
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
+# What an imported cross-encoder's outputs are called.
+SCORE, LOGITS = "score", "logits"
+
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 _FLOATS = ("FP16", "FP32", "FP64")
@@ -37,7 +40,8 @@ class Profile:
     output: TensorSpec | None  # the answer; None: the model has none that a text could ask for
     pooling: PoolingMode | None  # the output is a vector for each token; None: one for the text
     normalise: bool  # unless a request says otherwise
-    activation: Activation
+    activation: Activation  # what makes scores of the output
+    raw: str  # the output that has the scores before that, where it is another one
     max_length: int | None  # tokens of a text
     typed: bool  # the model was trained to see which text of a pair a token is of
     truncate: Literal["left", "right"] | None
@@ -64,7 +68,8 @@ def read(spec: ModelSpec, said: TextSettings, directory: Path) -> Profile:
         output=output,
         pooling=(said.pooling or "mean") if per_token and task == "embedding" else None,
         normalise=said.normalize if said.normalize is not None else task == "embedding",
-        activation=said.activation or ("sigmoid" if output is not None and output.shape[-1] == 1 else "softmax"),
+        activation=said.activation or _activation(output),
+        raw=LOGITS if output is not None and output.name == SCORE and LOGITS in spec.output_by_name else "",
         max_length=said.max_length or _longest(directory),
         typed=_typed(directory),
         truncate=said.truncate if said.truncate in ("left", "right") else None,
@@ -72,6 +77,12 @@ def read(spec: ModelSpec, said: TextSettings, directory: Path) -> Profile:
         prompts=prompts,
         default_prompt=prompts.get(said.default_prompt or default, ""),
     )
+
+
+def _activation(output: TensorSpec | None) -> Activation:
+    if output is not None and output.name == SCORE:
+        return "none"  # the graph has made one of its logits
+    return "sigmoid" if output is not None and output.shape[-1] == 1 else "softmax"
 
 
 def _output(spec: ModelSpec, said: TextSettings) -> TensorSpec | None:

@@ -195,8 +195,9 @@ class TextEmbeddingsInference:
         model = self._model(exchange, wanted.model, "classification", "token-classification", "rerank")
         if model[2].profile.task == "token-classification":
             return await self._spans(exchange, model, wanted, single, texts, timeline)
+        raw = model[2].profile.raw if wanted.raw_scores else ""
         response = await self._texts.ask(
-            exchange, model, texts, at="inputs", timeline=timeline, truncate=wanted.direction
+            exchange, model, texts, at="inputs", timeline=timeline, truncate=wanted.direction, output=raw
         )
         found = [
             [{"score": one.score, "label": one.label} for one in each]
@@ -229,8 +230,9 @@ class TextEmbeddingsInference:
         check_count(wanted.texts, "texts")
         model = self._model(exchange, wanted.model, "rerank", "classification")
         pairs = [(wanted.query, one) for one in wanted.texts]
+        raw = model[2].profile.raw if wanted.raw_scores else ""
         response = await self._texts.ask(
-            exchange, model, pairs, at="texts", timeline=timeline, truncate=wanted.direction
+            exchange, model, pairs, at="texts", timeline=timeline, truncate=wanted.direction, output=raw
         )
         scores = answers.scores(response, "none" if wanted.raw_scores else None)
         ranks: list[dict[str, Any]] = [
