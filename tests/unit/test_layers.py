@@ -15,6 +15,7 @@ PACKAGE = Path(sluice.__file__).parent
 LAYERS: list[set[str]] = [
     {"cli"},
     {"app", "bench", "convert", "simulation"},
+    {"evaluation"},
     {"frontends"},
     {"engine"},
     {"catalog"},
