@@ -18,6 +18,7 @@ from sluice.cli import (
     pack,
     promote,
     pull,
+    quantize,
     seal,
     serve,
     simulate,
@@ -62,6 +63,7 @@ app.command("serve", cls=Command)(with_settings(serve.serve, _ALL))
 app.command("import", cls=Command)(importing.import_model)
 app.command("pull", cls=Command)(pull.pull)
 app.command("seal", cls=Command)(seal.seal)
+app.command("quantize", cls=Command)(quantize.quantize)
 app.command("pack", cls=Command)(pack.pack)
 app.command("unpack", cls=Command)(pack.unpack)
 app.command("verify", cls=Command)(pack.verify)

@@ -12,8 +12,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from sluice.errors import ModelError
 
-# Below this a product costs next to nothing, and each of its numbers matters: the weights of a last layer of few classes.
-SMALLEST = 4096
+# Less costs next to nothing, and each of its numbers matters: a last layer of few classes, a table of two types.
+SMALLEST, NARROWEST = 1024, 16
 
 Kind = Literal["product", "table"]
 Array = np.ndarray[Any, Any]
@@ -76,7 +76,7 @@ def _layer(graph: GraphProto, number: int, node: NodeProto, weights: Mapping[str
     else:
         return None
     dims = list(weights[weight].dims)
-    if len(dims) != 2 or dims[0] * dims[1] < SMALLEST:
+    if len(dims) != 2 or dims[0] * dims[1] < SMALLEST or min(dims) < NARROWEST:
         return None
     bias = ""
     if node.op_type == "Gemm":

@@ -29,3 +29,17 @@ class Method:
 
 
 PLAIN: Method | None = None  # a layer is left as it is
+
+
+@dataclass(frozen=True, slots=True)
+class Menu:
+    """What a search may choose from."""
+
+    methods: tuple[Method, ...]  # for products; exact ones and quick ones, in any order
+    table: Method | None = None
+    compared: tuple[Method, ...] = ()  # measured and shown, never chosen
+    smallest: bool = False  # what counts is the size, not the speed
+
+
+# Bytes whose scale is found over the whole batch answer differently alone and in company.
+_DYNAMIC = Method("bytes, scale of the batch", "dynamic")

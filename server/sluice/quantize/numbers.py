@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto, numpy_helper
 
 Array = np.ndarray[Any, Any]
 
@@ -62,14 +63,14 @@ def by_blocks(matrix: Array, bits: int, size: int) -> Blocks:
     padded[:, :rows] = matrix.T
     blocks = padded.reshape(columns, count, size)
     middle = 1 << (bits - 1)
-    scales = _block_scales(blocks, middle, _CUTS if bits < 8 else _CUTS[:1])
+    scales = block_scales(blocks, middle, _CUTS if bits < 8 else _CUTS[:1])
     values = (np.clip(np.rint(blocks / scales[..., None]), -middle, middle - 1) + middle).astype(np.uint8)
     if bits == 4:
         values = values[..., 0::2] | (values[..., 1::2] << 4)
     return Blocks(np.ascontiguousarray(values), scales)
 
 
-def _block_scales(blocks: Array, middle: int, cuts: tuple[float, ...]) -> Array:
+def block_scales(blocks: Array, middle: int, cuts: tuple[float, ...]) -> Array:
     """The largest magnitude lies on the side that has one value more; of the cuts the one with the least error."""
     furthest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=-1)[..., None], axis=-1)[..., 0]
     full = (-furthest / np.float32(middle)).astype(np.float32)
@@ -83,3 +84,14 @@ def _block_scales(blocks: Array, middle: int, cuts: tuple[float, ...]) -> Array:
         error = np.square(rounded - blocks).sum(axis=-1)
         best, least = np.where(error < least, scales, best), np.minimum(error, least)
     return best
+
+
+def halved(name: str, array: Array, kind: str) -> TensorProto:
+    """As "fp16", where what is too large becomes the largest, or "bf16": the nearest, of two as near the even one."""
+    if kind == "fp16":
+        most = np.finfo(np.float16).max
+        return numpy_helper.from_array(np.clip(array, -most, most).astype(np.float16), name)
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    values = rounded.astype("<u2").tobytes()
+    return TensorProto(name=name, data_type=TensorProto.BFLOAT16, dims=array.shape, raw_data=values)

@@ -182,8 +182,20 @@ class _Layering:
         self._node("MatMulNBits", inputs, layer.output, MICROSOFT, accuracy_level=4, **sizes)
 
     def _stored(self) -> None:
-        """The product stays what it is; only its constant is written in half as many bits."""
-        raise NotImplementedError
+        """The layer computes what it did; only its constant is written in half as many bits."""
+        layer = self._layer
+        tensor = numbers.halved(f"{layer.weight}/half", self._original, self._method.name)
+        self._draft.tensors.setdefault(tensor.name, tensor)
+        old = self._node_before
+        if layer.kind == "table":  # only the rows that are taken are widened
+            taken = self._node("Gather", [tensor.name, layer.value])
+            self._node("Cast", [taken], layer.output, to=TensorProto.FLOAT)
+            return
+        wide = self._node("Cast", [tensor.name], to=TensorProto.FLOAT)
+        again = NodeProto()
+        again.CopyFrom(old)
+        again.input[1] = wide
+        self._nodes.append(again)
 
     def _entries(self) -> None:
         layer = self._layer
