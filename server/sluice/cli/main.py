@@ -12,6 +12,7 @@ from sluice.cli import (
     cache,
     check,
     config,
+    evaluate,
     importing,
     infer,
     models,
@@ -32,6 +33,7 @@ from sluice.errors import SluiceError
 INTERRUPTED = 130
 
 _ALL = ("server", "models", "workers", "scheduler", "health", "shutdown", "log")
+_EVALUATE = ("models.repository", "models.python_directories", "models.pickle_directories")
 _CHECK = ("models.repository", "models.python_directories", "models.pickle_directories", "workers", "scheduler", "log")
 
 app = typer.Typer(
@@ -69,6 +71,7 @@ app.command("unpack", cls=Command)(pack.unpack)
 app.command("verify", cls=Command)(pack.verify)
 app.add_typer(cache.app, name="cache")
 app.command("check", cls=Command)(with_settings(check.check, _CHECK))
+app.command("evaluate", cls=Command)(with_settings(evaluate.evaluate, _EVALUATE))
 app.add_typer(models.app, name="models")
 app.command("promote", cls=Command)(promote.promote)
 app.command("rollback", cls=Command)(promote.rollback)

@@ -1,8 +1,14 @@
 """Where in a repository the version lies that a command line names."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sluice.cli.console import CommandError
+
+if TYPE_CHECKING:
+    from sluice.store.repository import VersionFiles
 
 
 def version_directory(target: str, repository: Path) -> Path:
@@ -14,6 +20,34 @@ def version_directory(target: str, repository: Path) -> Path:
         f"{target}: there is neither such a model in {repository} nor such a directory",
         "name a model, a model's version as minilm/2, or the directory of one",
     )
+
+
+def version_files(target: str, repository: Path, beside: VersionFiles | None = None) -> VersionFiles:
+    """The version of NAME (its latest), NAME/N, NAME/ALIAS or of a directory, with what its operator says of it;
+    where another version is known already, N or ALIAS of the same model as well."""
+    from sluice.store.repository import find
+
+    if beside is not None and "/" not in target and not (repository / target).is_dir():
+        target, repository = f"{beside.model}/{target}", beside.directory.parents[1]
+    directory = version_directory(_numbered(target, repository), repository).absolute()
+    found = find(directory.parents[1], directory.parent.name, also=directory.name)
+    files = next((each for each in found.versions if each.version == directory.name), None)
+    if files is None:
+        reasons = [reason for version, reason in found.problems if version in ("", directory.name)]
+        why = reasons[0] if reasons else f"{directory}: is no version's directory, which is called NAME/1, NAME/2, …"
+        raise CommandError(why)
+    return files
+
+
+def _numbered(target: str, repository: Path) -> str:
+    """With the number that an alias stands for."""
+    from sluice.store import aliases
+
+    name, _, version = target.rpartition("/")
+    model = repository / name
+    if not name or not model.is_dir() or (repository / target).exists() or Path(target).exists():
+        return target
+    return f"{name}/{aliases.resolve(name, aliases.read(model), version)}"
 
 
 def _latest(place: Path) -> Path | None:

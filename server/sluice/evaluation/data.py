@@ -53,7 +53,7 @@ class Row:
 
     text: str | None = None  # None: it has `inputs`
     pair: str | None = None
-    inputs: Mapping[str, Any] = field(default_factory=dict)  # nested lists by name
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # nested lists, or arrays, by name; BF16 as numbers
     label: Label | None = None
     place: str = ""  # for errors: "texts.jsonl, line 3"
 
@@ -105,7 +105,7 @@ def read(path: Path, limit: int | None = None) -> list[Row]:
 
 def dataset(
     files: VersionFiles, spec: ModelSpec, rows: Sequence[Row], name: str, *, apart: bool = False
-) -> Dataset:  # fmt: skip
+) -> Dataset:
     """The rows as inputs of this model. `apart`: the texts of a pair go in each for itself, as for an embedding."""
     encoder = _Encoder(files, spec)
     apart = apart and any(row.pair is not None for row in rows)
@@ -121,19 +121,23 @@ def dataset(
 
 
 def synthetic(files: VersionFiles, spec: ModelSpec, count: int = COUNT, seed: int = 0) -> Dataset:
-    """Made-up samples: texts with lognormal lengths where a tokenizer makes the inputs, else tensors."""
+    """Samples of made-up rows."""
+    return dataset(files, spec, made_up(files, spec, count, seed), SYNTHETIC)
+
+
+def made_up(files: VersionFiles, spec: ModelSpec, count: int = COUNT, seed: int = 0) -> list[Row]:
+    """Texts with lognormal lengths where a tokenizer makes the model's inputs, else tensors drawn by datatype."""
     if texts.takes_tokens(spec) and texts.has_tokenizer(files.directory):
         tokenizer = texts.Tokenizer(files, spec)
-        made_up = texts.made_up(tokenizer, lengths(count, seed, tokenizer.longest), seed)
-        rows = [Row(text, place=f"made-up text {number}") for number, text in enumerate(made_up, 1)]
-        return dataset(files, spec, rows, SYNTHETIC)
+        drawn = texts.made_up(tokenizer, lengths(count, seed, tokenizer.longest), seed)
+        return [Row(text, place=f"made-up text {number}") for number, text in enumerate(drawn, 1)]
     random = np.random.default_rng((seed, 2))
     longest = files.settings.max_length or texts.LONGEST
-    samples = [
-        Sample(tensors(spec, length, random), length, f"made-up input {number}")
-        for number, length in enumerate(lengths(count, seed, longest) if spec.has_sequence else [1] * count, 1)
+    sizes = lengths(count, seed, longest) if spec.has_sequence else [1] * count
+    return [
+        Row(inputs=tensors(spec, length, random), place=f"made-up input {number}")
+        for number, length in enumerate(sizes, 1)
     ]
-    return Dataset(SYNTHETIC, tuple(samples), (None,) * count)
 
 
 def lengths(count: int, seed: int, longest: int) -> list[int]:
@@ -143,18 +147,10 @@ def lengths(count: int, seed: int, longest: int) -> list[int]:
     return [int(length) for length in np.clip(drawn, min(3, longest), longest)]
 
 
-def tensors(
-    spec: ModelSpec, length: int, random: np.random.Generator, scale: float = 1.0
-) -> dict[str, Array]:  # fmt: skip
-    """Every input, made up; floats are normal and times `scale`."""
-    made: dict[str, Array] = {}
-    for tensor in spec.inputs:
-        shape = _shape(tensor, length)
-        if tensor.fill is not None:
-            made[tensor.name] = filled(tensor, shape)
-        else:
-            made[tensor.name] = _drawn(tensor, shape, random, scale)
-    return made
+def tensors(spec: ModelSpec, length: int, random: np.random.Generator) -> dict[str, Array]:
+    """Every input that has to be sent, made up."""
+    asked = [tensor for tensor in spec.inputs if tensor.fill is None]
+    return {tensor.name: _drawn(tensor, shape_of(tensor, length), random) for tensor in asked}
 
 
 def filled(tensor: TensorSpec, shape: tuple[int, ...]) -> Array:
@@ -162,29 +158,26 @@ def filled(tensor: TensorSpec, shape: tuple[int, ...]) -> Array:
     return np.full(shape, tensor.fill, NUMPY_TYPES[tensor.datatype])
 
 
-def _shape(tensor: TensorSpec, length: int) -> tuple[int, ...]:
+def shape_of(tensor: TensorSpec, length: int) -> tuple[int, ...]:
     sizes = {tensor.batch_axis: 1, tensor.sequence_axis: length}
     return tuple(sizes.get(axis, 1 if size < 0 else size) for axis, size in enumerate(tensor.shape))
 
 
-def _drawn(tensor: TensorSpec, shape: tuple[int, ...], random: np.random.Generator, scale: float) -> Array:
+def _drawn(tensor: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> Array:
     if tensor.datatype == BYTES:
-        return np.full(shape, b"0", dtype=object)
+        return np.full(shape, "0", dtype=object)
     dtype = NUMPY_TYPES[tensor.datatype]
-    if tensor.datatype == "BF16":
-        return to_bfloat16((scale * random.standard_normal(shape)).astype(np.float32))
-    if dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return (scale * random.standard_normal(shape)).astype(dtype)
+    if dtype.kind == "f" or tensor.datatype == "BF16":
+        return random.standard_normal(shape).astype(np.float32)
     if dtype.kind == "b":
-        return random.integers(0, 1, shape, endpoint=True).astype(dtype)
+        return random.integers(0, 1, shape, endpoint=True)
     most = 255 if tensor.datatype == "UINT8" else _LARGEST_INTEGER  # bytes are pictures, other integers are indices
-    return random.integers(0, most, shape, endpoint=True).astype(dtype)
+    return random.integers(0, most, shape, endpoint=True)
 
 
 def to_bfloat16(array: Array) -> Array:
     """Its upper 16 bits, as BF16 travels."""
-    return (np.ascontiguousarray(array, np.float32).view(np.uint32) >> np.uint32(16)).astype(np.uint16)
+    return (np.asarray(array, np.float32, order="C").view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
 
 def from_bfloat16(array: Array) -> Array:
@@ -230,7 +223,7 @@ class _Encoder:
             if tensor.name not in inputs:
                 if tensor.fill is None:
                     raise ValueError(f"inputs: '{tensor.name}' is missing")
-                inputs[tensor.name] = filled(tensor, _shape(tensor, length))
+                inputs[tensor.name] = filled(tensor, shape_of(tensor, length))
         return Sample(inputs, length, row.place)
 
     def _as_string(self, row: Row) -> Sample:
@@ -241,10 +234,10 @@ class _Encoder:
             names = ", ".join(tensor.name for tensor in self._spec.inputs)
             raise ValueError(f'the model takes no {what[2:]}; give its inputs, as {{"inputs": {{…}}}}: {names}')
         (tensor,) = asked
-        inputs = {other.name: filled(other, _shape(other, 1)) for other in self._spec.inputs if other.fill is not None}
+        inputs = {other.name: filled(other, shape_of(other, 1)) for other in self._spec.inputs if other.fill is not None}
         assert row.text is not None
         return Sample(
-            inputs | {tensor.name: np.full(_shape(tensor, 1), row.text.encode(), dtype=object)}, 1, row.place
+            inputs | {tensor.name: np.full(shape_of(tensor, 1), row.text.encode(), dtype=object)}, 1, row.place
         )
 
 
@@ -284,7 +277,8 @@ def _numbers(tensor: TensorSpec, value: Any) -> Array:
         if not np.array_equal(whole, given):
             raise ValueError("a value does not fit")
         return whole
-    return given.astype(dtype)
+    with np.errstate(over="ignore"):
+        return given.astype(dtype)
 
 
 def _encoded(value: Any) -> bytes:

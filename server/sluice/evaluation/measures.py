@@ -53,6 +53,18 @@ def neighbours(first: Array, second: Array) -> float:
     return agreeing / count
 
 
+def nearest(matrix: Array) -> Array:
+    """Which other sample is nearest to each, by cosine."""
+    unit = _unit(matrix)
+    found = []
+    for start in range(0, len(unit), _BLOCK):
+        near = unit[start : start + _BLOCK] @ unit.T
+        own = np.arange(len(near))
+        near[own, own + start] = -math.inf
+        found.append(near.argmax(axis=1))
+    return np.concatenate(found)
+
+
 def _unit(matrix: Array) -> Array:
     matrix = np.nan_to_num(np.asarray(matrix, np.float64), posinf=0.0, neginf=0.0)
     sizes = np.linalg.norm(matrix, axis=1, keepdims=True)

@@ -167,7 +167,7 @@ class Runner:
         return batch
 
     def _run(self, inputs: Mapping[str, Array], names: Sequence[str], place: str) -> Outputs:
-        ready = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        ready = {name: np.asarray(array, order="C") for name, array in inputs.items()}
         try:
             outputs = self._backend.run(ready, dict.fromkeys(names))
         except SluiceError as error:

@@ -150,6 +150,11 @@ def _part(tensor: TensorSpec) -> str:
     return _PARTS.get(_PORT_NUMBER.sub("", tensor.name), "")
 
 
+def is_mask(tensor: TensorSpec) -> bool:
+    """Whether it says which tokens count."""
+    return _part(tensor) == "attention_mask"
+
+
 def _without_batch(tensor: TensorSpec) -> list[int]:
     return [size for axis, size in enumerate(tensor.shape) if axis != tensor.batch_axis]
 
