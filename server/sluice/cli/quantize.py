@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +14,8 @@ from sluice.cli.packages import needs
 from sluice.cli.progress import size_text
 
 if TYPE_CHECKING:
-    from sluice.quantize.report import Report
+    from sluice.quantize.report import Proof, Report
+    from sluice.quantize.search import Point
 
 _TO = "int8, uint8, int4, fp16 or bf16."
 
@@ -25,17 +25,22 @@ def quantize(
     to: Annotated[str, typer.Option("--to", help=_TO)],
     accuracy: Annotated[
         float,
-        typer.Option("--min-accuracy", min=0.0, max=1.0, help="Mean cosine to the parent's answers; of classes, the share that agrees."),
+        typer.Option(
+            "--min-accuracy",
+            min=0.0,
+            max=1.0,
+            help="Mean cosine to the parent's answers; of classes, the share that agrees.",
+        ),
     ] = 0.995,
     neighbours: Annotated[
         float,
-        typer.Option("--min-neighbours", min=0.0, max=1.0, help="Share of texts whose nearest neighbour stays the same."),
+        typer.Option("--min-neighbours", min=0.0, max=1.0, help="Share of samples that keep their nearest neighbour."),
     ] = 0.0,
     calibrate: Annotated[
         Path | None,
         typer.Option("--calibrate", metavar="FILE", help="Texts or inputs as JSON lines.", show_default="made up"),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=16, help="At most so many; every second is for the proof.")] = 600,
+    samples: Annotated[int, typer.Option("--samples", min=16, help="At most so many; half are for the proof.")] = 600,
     number: Annotated[
         str | None, typer.Option("--as", metavar="N", help="Version to create.", show_default="the next that is free")
     ] = None,
@@ -44,7 +49,9 @@ def quantize(
     record: Annotated[
         Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON there as well.")
     ] = None,
-    picture: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Write the plot there as well.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Write the plot there as well.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find which layers can have fewer bits, prove how near and how fast the model is then, and make it a version.
@@ -71,7 +78,9 @@ def quantize(
     else:
         _print(report)
     if report.missed:
-        hint = "lower --min-accuracy, give texts of your own with --calibrate, or see `--dry-run --plot` for what there is"
+        hint = (
+            "lower --min-accuracy, give texts of your own with --calibrate, or see `--dry-run --plot` for what there is"
+        )
         raise CommandError(f"{target}: no version is made: {'; '.join(report.missed)}", hint)
 
 
@@ -82,44 +91,41 @@ def _write(path: Path, text: str) -> None:
 
 def _print(report: Report) -> None:
     front = report.frontier()
+    points = sorted(report.found.points, key=lambda point: -point.speed)
+    measures = list(dict.fromkeys(name for point in points for name in point.nearness.measures))
     print_table(
-        ("", "choice", "speed", "cosine", "least", "neighbours", "classes", "32 bits", "size"),
+        ("", "choice", "speed", *(name.replace("_", " ") for name in measures), "32 bits", "size"),
         [
             (
                 "chosen" if point is report.chosen else "frontier" if point in front else "",
-                point.name + ("" if point.eligible else " (not eligible)"),
+                point.name + ("" if point.eligible else " (only compared)"),
                 f"×{point.speed:.2f}",
-                _share(point.nearness.cosine_mean, 5),
-                _share(point.nearness.cosine_min, 4),
-                _share(point.nearness.neighbours),
-                _share(point.nearness.agreement),
+                *(f"{point.nearness.of(name):.5f}" for name in measures),
                 str(point.kept),
                 size_text(point.size),
             )
-            for point in sorted(report.found.points, key=lambda point: -point.speed)
+            for point in points
         ],
     )
-    proof, chosen = report.proof, report.chosen
-    if proof is None or chosen is None:
-        return
-    near = proof.nearness
-    lengths = ", ".join(f"×{speed:.2f} at {length}" for length, speed in proof.by_length.items())
-    rows = [
-        ("samples", f"{proof.samples} of {report.data}, which nothing was chosen by"),
-        ("cosine", f"mean {near.cosine_mean:.5f}, least {near.cosine_min:.4f}"),
-        ("nearest neighbours", _share(near.neighbours)),
-        ("agreement of classes", _share(near.agreement)),
-        *((name, f"{value:.4f}") for name, value in proof.tasks.items()),
-        ("speed", f"×{proof.speed:.2f} of the parent's on these samples; alone {lengths}"),
-        ("size", f"{size_text(chosen.size)} instead of {size_text(report.parents_size)}"),
-        ("in a batch", f"answers differ by {proof.difference:.1g} at most (the parent's by {proof.parents_difference:.1g})"),
-        ("processor", f"{report.machine.name}, sums of bytes {report.machine.bytes}"),
-    ]
-    print()
-    print_table(("proof", chosen.name), [row for row in rows if row[1]])
+    if report.proof is not None and report.chosen is not None:
+        _print_proof(report, report.proof, report.chosen)
     if report.directory:
         print(f"\n{report.version} is in {report.directory}")
 
 
-def _share(value: float, digits: int = 3) -> str:
-    return "" if math.isnan(value) else f"{value:.{digits}f}"
+def _print_proof(report: Report, proof: Proof, chosen: Point) -> None:
+    from sluice.quantize.report import mixture
+
+    lengths = ", ".join(f"×{speed:.2f} at {length}" for length, speed in proof.by_length.items())
+    rows = [
+        ("layers", mixture(chosen)),
+        ("samples", f"{proof.samples} of {report.data}, which nothing was chosen by"),
+        *((name.replace("_", " "), f"{value:.5f}") for name, value in (*proof.nearness.measures.items(),)),
+        *((f"{name} by labels", f"{value:.5f}") for name, value in proof.tasks.items()),
+        ("speed", f"×{proof.speed:.2f} of the parent's on these samples; alone {lengths}"),
+        ("size", f"{size_text(chosen.size)} instead of {size_text(report.parents_size)}"),
+        ("in a batch", f"differs by {proof.difference:.1g} at most, the parent by {proof.parents_difference:.1g}"),
+        ("processor", f"{report.machine.name}, sums of bytes {report.machine.bytes}"),
+    ]
+    print()
+    print_table(("proof", chosen.name), rows)

@@ -1,4 +1,4 @@
-"""Finds what can be made smaller in an ONNX graph: products with constant matrices, and tables that rows are taken of."""
+"""Finds what can be made smaller in an ONNX graph: products with constant matrices, and tables of rows."""
 
 from __future__ import annotations
 
@@ -62,8 +62,12 @@ def find(model: ModelProto) -> tuple[Layer, ...]:
 def weight_of(model: ModelProto, layer: Layer, tensors: Mapping[str, TensorProto]) -> Array:
     """Its matrix, laid out as rows × columns whatever the file does."""
     array = numpy_helper.to_array(tensors[layer.weight])
-    node = model.graph.node[layer.node]
-    return np.ascontiguousarray(array.T if node.op_type == "Gemm" and _attribute(node, "transB") else array)
+    return np.ascontiguousarray(array.T if is_turned(model.graph.node[layer.node]) else array)
+
+
+def is_turned(node: NodeProto) -> bool:
+    """Whether the file has its matrix as columns × rows."""
+    return node.op_type == "Gemm" and bool(_attribute(node, "transB"))
 
 
 def _layer(graph: GraphProto, number: int, node: NodeProto, weights: Mapping[str, TensorProto]) -> Layer | None:
@@ -82,7 +86,9 @@ def _layer(graph: GraphProto, number: int, node: NodeProto, weights: Mapping[str
     if node.op_type == "Gemm":
         plain = _attribute(node, "alpha", 1.0) == 1.0 and not _attribute(node, "transA")
         bias = node.input[2] if len(node.input) > 2 else ""
-        known = not bias or (bias in weights and list(weights[bias].dims) == [dims[0 if _attribute(node, "transB") else 1]])
+        known = not bias or (
+            bias in weights and list(weights[bias].dims) == [dims[0 if _attribute(node, "transB") else 1]]
+        )
         if not plain or not known or (bias and _attribute(node, "beta", 1.0) != 1.0):
             return None
         if _attribute(node, "transB"):

@@ -1,37 +1,37 @@
 """Makes a smaller and faster version of a model and proves how near it stays: the engine of `sluice quantize`.
 
-1. The parent is read and its layers are found. 2. Data: every second sample is for calibrating and choosing, the others
-for the proof. 3. The search. 4. The proof, on samples that nothing was chosen by; where it fails, the next slower choice
-is proven. 5. A new version, sealed, or nothing at all.
+1. The parent is read and its layers are found. 2. Data: every second sample is for calibrating and choosing, the
+others for the proof. 3. The search. 4. The proof, on samples that nothing was chosen by; where it fails, the next
+choice, nearer and slower, is proven. 5. A new version, sealed, or nothing at all.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from sluice import __version__
-from sluice.backends.base import Source, create
+from sluice.backends.base import Backend
 from sluice.errors import ModelError
+from sluice.evaluation import accuracy
 from sluice.evaluation import data as evaluation_data
-from sluice.evaluation.data import Dataset, Sample
+from sluice.evaluation.data import Dataset, Row, Sample
 from sluice.quantize import layers as finding
-from sluice.quantize import machine, targets, trial
-from sluice.quantize import source as reading
+from sluice.quantize import machine, source, targets, trial
 from sluice.quantize.layers import Layer
-from sluice.quantize.nearness import Bounds
+from sluice.quantize.methods import Menu
+from sluice.quantize.nearness import Bounds, Judge
 from sluice.quantize.report import Proof, Report
-from sluice.quantize.rewrite import Rewriter
+from sluice.quantize.rewrite import Ranges, Rewriter
 from sluice.quantize.search import Found, Point, Search
 from sluice.quantize.source import PICTURE, RECORD, Origin
 from sluice.quantize.study import ROWS, TOKENS, Bench, Parent
-from sluice.spec import Signature
+from sluice.spec import ModelSpec
 from sluice.store import card, manifest, placing
 from sluice.store.axes import build_spec
 from sluice.store.manifest import Manifest
@@ -60,37 +60,33 @@ class Wish:
 def quantize(wish: Wish, progress: Progress) -> Report:
     """What was found; a report without a version says in `missed` why there is none."""
     menu = targets.menu(wish.target, machine.this())
+    if wish.number is not None and not placing.NUMBER.fullmatch(wish.number):
+        raise ModelError(f"{wish.number!r} is no version directory's name, which is a whole number from 1")
     if wish.number is not None and (taken := wish.models / wish.files.model / wish.number).exists():
         raise ModelError(f"{taken}: it exists and is another version; choose another number")
-    origin = reading.read(wish.files)
+    origin = source.read(wish.files)
     layers = finding.find(origin.model)
-    with tempfile.TemporaryDirectory(prefix="sluice-quantize-") as name, _opened(origin) as parent:
-        dataset = _dataset(wish, parent)
-        seen, held = dataset.samples[::2], dataset.samples[1::2]
-        work = _Work(wish, origin, layers, parent, Path(name), progress)
-        return work.run(dataset, seen, held)
+    with tempfile.TemporaryDirectory(prefix="sluice-quantize-") as name, trial.loaded(wish.files.path) as loaded:
+        spec = build_spec(wish.files, loaded.signature, _MOST_ROWS)
+        judge, seen, held = _data(wish, origin, loaded.backend, spec)
+        parent = Parent(loaded.backend, spec, origin.model, judge)
+        return _Work(wish, origin, layers, parent, Path(name), progress).run(menu, seen, held)
 
 
-@contextmanager
-def _opened(origin: Origin) -> Iterator[Parent]:
-    backend = create("onnxruntime")
-    try:
-        files = origin.files
-        signature: Signature = backend.load(
-            Source(files.path.absolute(), files.directory.absolute(), {}, "cpu", 1, None)
-        )
-        yield Parent(backend, build_spec(files, signature, _MOST_ROWS), origin.model)
-    finally:
-        backend.close()
-
-
-def _dataset(wish: Wish, parent: Parent) -> Dataset:
+def _data(wish: Wish, origin: Origin, backend: Backend, spec: ModelSpec) -> tuple[Judge, Dataset, Dataset]:
+    """How answers are judged, the samples to choose by and those for the proof."""
+    files, task, output = wish.files, origin.manifest.task, accuracy.main_output(spec)
     if wish.data is None:
-        return evaluation_data.synthetic(wish.files, parent.spec, wish.samples, wish.seed)
-    rows = evaluation_data.read(wish.data, wish.samples)
+        rows, name = evaluation_data.made_up(files, spec, wish.samples, wish.seed), evaluation_data.SYNTHETIC
+    else:
+        rows, name = evaluation_data.read(wish.data, wish.samples), wish.data.name
     if len(rows) < _LEAST:
-        raise ModelError(f"{wish.data.name}: has {len(rows)} rows, and at least {_LEAST} are needed to prove anything")
-    return evaluation_data.dataset(wish.files, parent.spec, rows, wish.data.name)
+        raise ModelError(f"{name}: has {len(rows)} rows, and at least {_LEAST} are needed to choose by and to prove")
+    scored = task in ("classification", "token-classification", "rerank") or accuracy.looks_scored(output)
+    apart = task == "embedding" or not scored
+    seen, held = (evaluation_data.dataset(files, spec, part, name, apart=apart) for part in (rows[::2], rows[1::2]))
+    kind = accuracy.kind_of(output, trial.answers(backend, output, seen.samples[:_LEAST]), task)
+    return Judge(output, kind), seen, held
 
 
 class _Work:
@@ -107,21 +103,21 @@ class _Work:
         self._progress = progress
         self._machine = machine.this()
 
-    def run(self, dataset: Dataset, seen: Sequence[Sample], held: Sequence[Sample]) -> Report:
-        menu = targets.menu(self._wish.target, self._machine)
-        rewriter = Rewriter(self._origin.model, self._layers, self._ranges(seen) if menu.calibrated else {})
-        bench = Bench(self._parent, rewriter, seen, self._folder)
+    def run(self, menu: Menu, seen: Dataset, held: Dataset) -> Report:
+        ranges = self._ranges(seen.samples) if menu.calibrated else {}
+        rewriter = Rewriter(self._origin.model, self._layers, ranges)
+        bench = Bench(self._parent, rewriter, seen.samples, self._folder)
         found = Search(self._layers, menu, bench, self._wish.bounds, self._progress).run()
         report = Report(
-            self._origin.name, self._wish.target, self._wish.bounds, dataset.name, found, None, None,
+            self._origin.name, self._wish.target, self._wish.bounds, held.name, found, None, None,
             self._origin.size, self._machine,
         )  # fmt: skip
-        report = self._proven(report, Bench(self._parent, rewriter, held, self._folder), held)
+        report = self._proven(report, Bench(self._parent, rewriter, held.samples, self._folder), held)
         if report.missed or not self._wish.publish:
             return report
         return self._published(report, rewriter)
 
-    def _ranges(self, samples: Sequence[Sample]) -> trial.Ranges:
+    def _ranges(self, samples: Sequence[Sample]) -> Ranges:
         values = sorted({layer.value for layer in self._layers if layer.kind == "product"})
         total = len(samples)
         return trial.ranges(
@@ -129,7 +125,7 @@ class _Work:
             lambda done: self._progress("calibrate", done, total),
         )  # fmt: skip
 
-    def _proven(self, report: Report, bench: Bench, held: Sequence[Sample]) -> Report:
+    def _proven(self, report: Report, bench: Bench, held: Dataset) -> Report:
         """With the best choice that keeps the bounds on the other samples as well."""
         candidates = _candidates(report.found, self._wish.bounds)
         if not candidates:
@@ -146,19 +142,28 @@ class _Work:
             report = report if report.proof else replace(report, chosen=point, proof=proof)
         return replace(report, missed=tuple(missed))
 
-    def _proof(self, point: Point, bench: Bench, held: Sequence[Sample]) -> Proof:
+    def _proof(self, point: Point, bench: Bench, held: Dataset) -> Proof:
         parent, spec = self._parent.backend, self._parent.spec
         nearness = bench.nearness(point.choice)
-        work = trial.batches(spec, held, TOKENS, ROWS)
+        work = trial.batches(spec, held.samples, TOKENS, ROWS)
         with bench.candidate(point.choice) as backend:
             speed = trial.speeds(parent, [backend], spec, work, _PROVEN_ROUNDS)[0]
             by_length = {}
             for length in self._lengths():
                 random = np.random.default_rng(length)
-                one = trial.batch(spec, [Sample(evaluation_data.tensors(spec, length, random), length)])
-                by_length[length] = trial.speeds(parent, [backend], spec, [one] * 4, _PROVEN_ROUNDS)[0]
-            differences = [trial.in_company(each, spec, held) for each in (backend, parent)]
-        return Proof(nearness, len(held), speed, by_length, *differences, {})
+                row = Row(inputs=evaluation_data.tensors(spec, length, random))
+                one = trial.batches(spec, evaluation_data.dataset(self._wish.files, spec, [row], "").samples, 1, 1)
+                by_length[length] = trial.speeds(parent, [backend], spec, one * 4, _PROVEN_ROUNDS)[0]
+            difference, parents = (trial.in_company(each, spec, held.samples) for each in (backend, parent))
+            right = self._right(backend, held)
+        return Proof(nearness, len(held.samples), speed, by_length, difference, parents, right)
+
+    def _right(self, backend: Backend, held: Dataset) -> accuracy.Measures:
+        """By labels, if there are any."""
+        judge = self._parent.judge
+        if not held.labelled:
+            return {}
+        return accuracy.right(judge.kind, judge.output, trial.answers(backend, judge.output, held.samples), held)
 
     def _lengths(self) -> Sequence[int]:
         if not self._parent.spec.has_sequence:
@@ -188,9 +193,7 @@ class _Work:
                 "tokenizer": parents.tokenizer,
                 "source": parents.source,
                 "licence": parents.licence,
-                "parents": (
-                    manifest.Parent("quantized from", parents.name, parents.version, parents.digest()),
-                ),
+                "parents": (manifest.Parent("quantized from", parents.name, parents.version, parents.digest()),),
             }
             digest = manifest.examine(staging, **said).digest()
             sealed = manifest.seal(staging, **said, metrics={**report.metrics(), "evaluation.digest": digest})
@@ -198,9 +201,7 @@ class _Work:
             return sealed
 
         placed = placing.place(self._wish.models, files.model, self._wish.number, make)
-        return replace(
-            report, version=f"{files.model}/{placed.directory.name}", directory=str(placed.directory)
-        )
+        return replace(report, version=f"{files.model}/{placed.directory.name}", directory=str(placed.directory))
 
 
 def _candidates(found: Found, bounds: Bounds) -> list[Point]:
@@ -210,9 +211,7 @@ def _candidates(found: Found, bounds: Bounds) -> list[Point]:
     others = [
         point
         for point in found.points
-        if point.eligible
-        and not bounds.missed(point.nearness)
-        and point.nearness.cosine_mean > found.chosen.nearness.cosine_mean
+        if point.eligible and not bounds.missed(point.nearness) and point.nearness.loss < found.chosen.nearness.loss
     ]
     return [found.chosen, *sorted(others, key=lambda point: -point.speed)]
 
@@ -221,6 +220,5 @@ def _nearest_miss(report: Report) -> list[str]:
     eligible = [point for point in report.found.points if point.eligible]
     if not eligible:
         return ["there was nothing to try"]
-    best = max(eligible, key=lambda point: point.nearness.cosine_mean)
+    best = min(eligible, key=lambda point: point.nearness.loss)
     return [f"{best.name}, the nearest of {len(eligible)} tried: {why}" for why in report.bounds.missed(best.nearness)]
-

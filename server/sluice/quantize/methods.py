@@ -25,10 +25,7 @@ class Method:
     bits: int = 8
     unsigned: bool = False
     block: int = 0
-    smooth: float = 0.0  # how much of the input's outliers is moved into the weights: 0 = none, 1 = all
-
-
-PLAIN: Method | None = None  # a layer is left as it is
+    calibrated: bool = False  # rows: with factors for channels, and a byte for zero, found on calibration data
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +37,7 @@ class Menu:
     compared: tuple[Method, ...] = ()  # measured and shown, never chosen
     smallest: bool = False  # what counts is the size, not the speed
 
-
-# Bytes whose scale is found over the whole batch answer differently alone and in company.
-_DYNAMIC = Method("bytes, scale of the batch", "dynamic")
+    @property
+    def calibrated(self) -> bool:
+        """Whether it needs to be known beforehand what the layers' inputs are."""
+        return any(method.way == "static" or method.calibrated for method in (*self.methods, *self.compared))

@@ -9,87 +9,57 @@ from typing import Any
 
 import numpy as np
 
-from sluice.evaluation import measures
-from sluice.spec import ModelSpec
+from sluice.evaluation import accuracy, measures
+from sluice.evaluation.accuracy import Kind
+from sluice.spec import TensorSpec
 
 Array = np.ndarray[Any, Any]
-Answers = Sequence[Mapping[str, Array]]  # by sample, by output
 
 
 @dataclass(frozen=True, slots=True)
 class Nearness:
-    """nan where it says nothing: neighbours of what has no vector for each sample, agreement of what has no classes."""
+    """What was measured, by name, as `sluice evaluate --against` measures it. What has no meaning is not there."""
 
-    cosine_mean: float
-    cosine_min: float
-    neighbours: float
-    agreement: float
-    finite: bool
+    measures: Mapping[str, float]
+    main: str  # the measure that the bound is for
+    finite: bool = True  # whether all is numbers that the parent gives as numbers
+
+    def of(self, name: str) -> float:
+        return self.measures.get(name, math.nan)
+
+    @property
+    def loss(self) -> float:
+        """What candidates and layers are compared by: how far the answers turned, else how many are others."""
+        return 1 - self.measures.get("cosine_mean", self.of(self.main))
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a version has to reach to be published; 0 = anything will do."""
 
-    accuracy: float
+    accuracy: float  # of the main measure
     neighbours: float = 0.0
 
     def missed(self, found: Nearness) -> list[str]:
         """What is below its bound, in words; nothing = all is well."""
-        wrong = [] if found.finite else ["its answers contain NaN or infinite values where the parent's do not"]
-        for name, value, bound in (
-            ("cosine mean", found.cosine_mean, self.accuracy),
-            ("agreement of classes", found.agreement, self.accuracy),
-            ("nearest neighbours", found.neighbours, self.neighbours),
-        ):
-            if value < bound:
-                wrong.append(f"{name} {value:.5f} is below {bound:g}")
+        wrong = [] if found.finite else ["its answers have NaN or infinite values where the parent's have none"]
+        for name, bound in ((found.main, self.accuracy), ("neighbours", self.neighbours)):
+            if bound and not found.of(name) >= bound:
+                wrong.append(f"{name} {found.of(name):.5f} is below {bound:g}")
         return wrong
 
 
-def near(spec: ModelSpec, parent: Answers, found: Answers) -> Nearness:
-    """Over the outputs that a request gets that asks for none: the least alike of a sample's outputs counts."""
-    names = [output.name for output in spec.outputs if output.default and parent and parent[0][output.name].dtype.kind == "f"]
-    cosines = [
-        np.concatenate(
-            [
-                measures.cosine(before[name].reshape(1, -1), after[name].reshape(1, -1))
-                for before, after in zip(parent, found, strict=True)
-            ]
-        )
-        for name in names
-    ]
-    cosine = np.min(cosines, axis=0) if cosines else np.ones(1)
-    return Nearness(
-        cosine_mean=float(cosine.mean()),
-        cosine_min=float(cosine.min()),
-        neighbours=_neighbours(spec, names, parent, found),
-        agreement=_agreement(spec, parent, found),
-        finite=all(
-            measures.scan(after[name]).finite or not measures.scan(before[name]).finite
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Compares answers of one output of a model."""
+
+    output: TensorSpec
+    kind: Kind
+
+    def near(self, parent: Sequence[Array], found: Sequence[Array]) -> Nearness:
+        finite = all(
+            measures.scan(after).finite or not measures.scan(before).finite
             for before, after in zip(parent, found, strict=True)
-            for name in names
-        ),
-    )
-
-
-def _neighbours(spec: ModelSpec, names: Sequence[str], parent: Answers, found: Answers) -> float:
-    """Of the first output that is one vector for each sample and has no classes."""
-    for name in names:
-        shapes = {answers[name].shape for answers in parent}
-        if len(shapes) == 1 and not spec.output_by_name[name].labels and parent[0][name].size > 1:
-            pair = [measures.rows([answers[name] for answers in each]) for each in (parent, found)]
-            return measures.neighbours(*pair)
-    return math.nan
-
-
-def _agreement(spec: ModelSpec, parent: Answers, found: Answers) -> float:
-    """Of every choice of a class, of sequences and of tokens alike."""
-    labelled = [output.name for output in spec.outputs if output.labels]
-    if not labelled:
-        return math.nan
-    pair = [
-        np.concatenate([measures.classes(answers[name]).reshape(-1) for answers in each for name in labelled])
-        for each in (parent, found)
-    ]
-    return measures.agreement(*pair)
+        )
+        near = accuracy.near(self.kind, self.output.name, parent, found)
+        return Nearness(near, accuracy.AGAINST[self.kind], finite)

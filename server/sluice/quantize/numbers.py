@@ -64,7 +64,8 @@ def by_blocks(matrix: Array, bits: int, size: int) -> Blocks:
     blocks = padded.reshape(columns, count, size)
     middle = 1 << (bits - 1)
     scales = block_scales(blocks, middle, _CUTS if bits < 8 else _CUTS[:1])
-    values = (np.clip(np.rint(blocks / scales[..., None]), -middle, middle - 1) + middle).astype(np.uint8)
+    rounded = np.clip(np.rint(blocks / scales[..., None]), -middle, middle - 1)
+    values: Array = (rounded + middle).astype(np.uint8)
     if bits == 4:
         values = values[..., 0::2] | (values[..., 1::2] << 4)
     return Blocks(np.ascontiguousarray(values), scales)

@@ -1,4 +1,4 @@
-"""What became of a search, as the record that travels with the version, as metrics for its manifest, and as a picture."""
+"""What became of a search: a record that travels with the version, metrics for its manifest, and a picture."""
 
 from __future__ import annotations
 
@@ -66,10 +66,7 @@ class Report:
             "evaluation.data": self.data,
             "evaluation.finite": "yes" if near.finite else "no",
             "evaluation.against": self.parent,
-            "evaluation.cosine_mean": round(near.cosine_mean, 6),
-            "evaluation.cosine_min": round(near.cosine_min, 6),
-            "evaluation.neighbours": round(near.neighbours, 4),
-            "evaluation.agreement": round(near.agreement, 4),
+            **{f"evaluation.{name}": round(value, 6) for name, value in (*near.measures.items(), *proof.tasks.items())},
             "quantize.to": self.target,
             "quantize.method": chosen.name,
             "quantize.speed": round(proof.speed, 3),
@@ -77,7 +74,6 @@ class Report:
             "quantize.machine": self.machine.name,
             "quantize.batch_difference": float(f"{proof.difference:.2g}"),
         }
-        found |= {f"evaluation.{name}": round(value, 4) for name, value in proof.tasks.items()}
         return {key: value for key, value in found.items() if isinstance(value, str) or math.isfinite(value)}
 
     def record(self) -> str:
@@ -131,7 +127,7 @@ def mixture(point: Point) -> str:
 
 
 def _loss(point: Point) -> float:
-    return 1 - point.nearness.cosine_mean
+    return point.nearness.loss
 
 
 def _places(points: Sequence[Point]) -> list[tuple[float, float]]:
@@ -153,10 +149,7 @@ def _point(point: Point, front: bool, chosen: bool) -> dict[str, Any]:
 
 def _nearness(near: Nearness) -> dict[str, Any]:
     return {
-        "cosine_mean": near.cosine_mean,
-        "cosine_min": near.cosine_min,
-        "neighbours": near.neighbours,
-        "agreement": near.agreement,
+        **near.measures,
         "finite": near.finite,
     }
 

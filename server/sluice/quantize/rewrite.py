@@ -6,16 +6,16 @@ results are 32-bit floats again, so that whatever lies between two layers stays 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from sluice.quantize import numbers
-from sluice.quantize.layers import Layer, weight_of
+from sluice.quantize import numbers, scaling
+from sluice.quantize.layers import Layer, is_turned, weight_of
 from sluice.quantize.methods import Method
+from sluice.quantize.scaling import Scaling, Seen
 
 Array = np.ndarray[Any, Any]
 MICROSOFT = "com.microsoft"
@@ -23,16 +23,7 @@ _UNSIGNED_MIDDLE = 128
 _SMALLEST_ROW = 1e-30  # the magnitude of a row of zeros, by which it is divided
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What a value was seen to be, over all calibration samples."""
-
-    low: float
-    high: float
-    channels: Array  # the largest magnitude of each position of its last axis
-
-
-Ranges = Mapping[str, Range]  # by value
+Ranges = Mapping[str, Seen]  # by value
 Choice = Mapping[str, Method]  # by layer; those not named stay as they are
 
 
@@ -42,8 +33,13 @@ class Rewriter:
     def __init__(self, model: ModelProto, layers: tuple[Layer, ...], ranges: Ranges) -> None:
         self._model = model
         self._layers = layers
-        self._ranges = ranges
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._prepared = _Prepared(ranges, self._matrices)
+
+    def _matrices(self, value: str) -> list[Array]:
+        """Of all products that take the value."""
+        chosen = [layer for layer in self._layers if layer.kind == "product" and layer.value == value]
+        return [weight_of(self._model, layer, self._tensors) for layer in chosen]
 
     def apply(self, choice: Choice, producer: str = "", producer_version: str = "") -> ModelProto:
         draft = _Draft()
@@ -51,9 +47,10 @@ class Rewriter:
         for layer in self._layers:
             if layer.name in choice:
                 method = choice[layer.name]
-                nodes = _Layering(draft, layer, method, self._ranges, weight_of(self._model, layer, self._tensors))
+                matrix = weight_of(self._model, layer, self._tensors)
+                nodes = _Layering(draft, layer, method, self._prepared, matrix, self._model)
                 replaced[layer.node] = nodes.made()
-                if layer.adds >= 0:
+                if layer.adds >= 0 and method.way != "stored":
                     replaced[layer.adds] = []
         return self._assemble(draft, replaced, producer, producer_version)
 
@@ -82,6 +79,20 @@ class Rewriter:
         return model
 
 
+class _Prepared:
+    """What is found out once for all graphs."""
+
+    def __init__(self, ranges: Ranges, matrices: Callable[[str], list[Array]]) -> None:
+        self.ranges = ranges
+        self.matrices = matrices
+        self._found: dict[tuple[object, ...], Any] = {}
+
+    def once(self, key: tuple[object, ...], find: Callable[[], Any]) -> Any:
+        if key not in self._found:
+            self._found[key] = find()
+        return self._found[key]
+
+
 class _Draft:
     """What is new in a graph: its constants, and values that several layers share."""
 
@@ -102,12 +113,15 @@ class _Draft:
 class _Layering:
     """The nodes that stand for one layer."""
 
-    def __init__(self, draft: _Draft, layer: Layer, method: Method, ranges: Ranges, matrix: Array) -> None:
+    def __init__(
+        self, draft: _Draft, layer: Layer, method: Method, prepared: _Prepared, matrix: Array, model: ModelProto
+    ) -> None:  # fmt: skip
         self._draft = draft
         self._layer = layer
         self._method = method
-        self._ranges = ranges
+        self._prepared = prepared
         self._matrix = matrix
+        self._model = model
         self._nodes: list[NodeProto] = []
 
     def made(self) -> list[NodeProto]:
@@ -124,38 +138,49 @@ class _Layering:
 
     def _rows(self) -> None:
         """Each row divided by its largest magnitude is within one fixed range, and its sums are multiplied again."""
+        layer, draft = self._layer, self._draft
+        chosen = self._scaling()
 
-        def scaled() -> tuple[str, ...]:
-            magnitude = self._node("ReduceMax", [self._node("Abs", [value]), self._axes()], keepdims=1)
-            magnitude = self._node("Max", [magnitude, self._draft.scalar(_SMALLEST_ROW)])
-            unit = self._node("Div", [value, magnitude])
-            scale, zero = self._draft.scalar(1 / 127), self._draft.scalar(_UNSIGNED_MIDDLE, np.uint8)
-            return self._node("QuantizeLinear", [unit, scale, zero]), scale, zero, magnitude
+        def rounded() -> tuple[str, ...]:
+            value = layer.value
+            if chosen.factors is not None:
+                factors = draft.constant(f"{layer.name}/factors", (1 / chosen.factors).astype(np.float32))
+                value = self._node("Mul", [value, factors])
+            largest = self._node("Max", [self._largest(self._node("Abs", [value])), draft.scalar(_SMALLEST_ROW)])
+            unit = self._node("Div", [value, largest])
+            scale, zero = draft.scalar(chosen.step), draft.scalar(chosen.zero, np.uint8)
+            return self._node("QuantizeLinear", [unit, scale, zero]), scale, zero, largest
 
-        value, matrix = self._smoothed()
-        rounded, scale, zero, magnitude = self._once(("rows", value), scaled)
-        total = self._multiply(rounded, scale, zero, matrix, with_bias=False)
-        result = self._layer.output if not self._layer.bias else ""
-        product = self._node("Mul", [total, magnitude], output=result)
-        if self._layer.bias:
-            self._node("Add", [product, self._layer.bias], output=self._layer.output)
+        *value, largest = self._once(("rows", layer.value, self._method), rounded)
+        matrix = self._matrix if chosen.factors is None else self._matrix * chosen.factors[:, None]
+        total = self._multiply(value, matrix, with_bias=False)
+        product = self._node("Mul", [total, largest], "" if layer.bias else layer.output)
+        if layer.bias:
+            self._node("Add", [product, layer.bias], layer.output)
+
+    def _scaling(self) -> Scaling:
+        value, method = self._layer.value, self._method
+        if not method.calibrated:
+            return Scaling(None, _UNSIGNED_MIDDLE)
+        found: Scaling = self._prepared.once(
+            ("rows", value, method),
+            lambda: scaling.by_rows(
+                self._prepared.ranges[value], self._prepared.matrices(value), method.bits, method.unsigned
+            ),
+        )
+        return found
 
     def _static(self) -> None:
-        def rounded() -> tuple[str, ...]:
-            seen = self._ranges[self._layer.value]
-            low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-            if self._method.smooth:
-                smooth = self._smoothing()
-                high = float((seen.channels / smooth).max())
-                low = -high if seen.low < 0 else 0.0
-            step = max((high - low) / 255, 1e-12)
-            scale = self._draft.scalar(float(np.float32(step)))
-            zero = self._draft.scalar(float(np.clip(np.rint(-low / step), 0, 255)), np.uint8)
-            return self._node("QuantizeLinear", [value, scale, zero]), scale, zero
+        value = self._layer.value
+        step, zero = self._prepared.once(
+            ("static", value), lambda: scaling.of_all(self._prepared.ranges[value], self._prepared.matrices(value))
+        )
 
-        value, matrix = self._smoothed()
-        product = self._once(("static", value), rounded)
-        self._multiply(*product, matrix, with_bias=True, output=self._layer.output)
+        def rounded() -> tuple[str, ...]:
+            scale, middle = self._draft.scalar(step), self._draft.scalar(zero, np.uint8)
+            return self._node("QuantizeLinear", [value, scale, middle]), scale, middle
+
+        self._multiply(self._once(("static", value), rounded), self._matrix, with_bias=True)
 
     def _dynamic(self) -> None:
         def rounded() -> tuple[str, ...]:
@@ -163,16 +188,14 @@ class _Layering:
             self._nodes.append(helper.make_node("DynamicQuantizeLinear", [value], list(names), name=names[0]))
             return names
 
-        value, matrix = self._smoothed()
-        product = self._once(("dynamic", value), rounded)
-        self._multiply(*product, matrix, with_bias=True, output=self._layer.output)
+        value = self._layer.value
+        self._multiply(self._once(("dynamic", value), rounded), self._matrix, with_bias=True)
 
     def _blocks(self) -> None:
         layer, method = self._layer, self._method
-        value, matrix = self._smoothed()
-        blocks = numbers.by_blocks(matrix, method.bits, method.block)
+        blocks = numbers.by_blocks(self._matrix, method.bits, method.block)
         inputs = [
-            value,
+            layer.value,
             self._draft.constant(f"{layer.name}/blocks", blocks.values),
             self._draft.constant(f"{layer.name}/scales", blocks.scales.reshape(-1)),
         ]
@@ -184,9 +207,10 @@ class _Layering:
     def _stored(self) -> None:
         """The layer computes what it did; only its constant is written in half as many bits."""
         layer = self._layer
-        tensor = numbers.halved(f"{layer.weight}/half", self._original, self._method.name)
+        old = self._model.graph.node[layer.node]
+        matrix = self._matrix.T if is_turned(old) else self._matrix
+        tensor = numbers.halved(f"{layer.weight}/half", matrix, self._method.name)
         self._draft.tensors.setdefault(tensor.name, tensor)
-        old = self._node_before
         if layer.kind == "table":  # only the rows that are taken are widened
             taken = self._node("Gather", [tensor.name, layer.value])
             self._node("Cast", [taken], layer.output, to=TensorProto.FLOAT)
@@ -205,28 +229,9 @@ class _Layering:
         taken = self._node("Cast", [self._node("Gather", [values, layer.value])], to=TensorProto.FLOAT)
         self._node("Mul", [taken, self._node("Gather", [scales, layer.value])], output=layer.output)
 
-    def _smoothed(self) -> tuple[str, Array]:
-        """The value and the matrix, with outliers of the one moved into the other."""
-        if not self._method.smooth:
-            return self._layer.value, self._matrix
-        smooth = self._smoothing()
-
-        def divided() -> tuple[str, ...]:
-            factors = self._draft.constant(f"{self._layer.name}/smooth", (1 / smooth).astype(np.float32))
-            return (self._node("Mul", [self._layer.value, factors]),)
-
-        (value,) = self._once(("smooth", self._layer.value, smooth.tobytes()), divided)
-        return value, self._matrix * smooth[:, None]
-
-    def _smoothing(self) -> Array:
-        seen = np.maximum(self._ranges[self._layer.value].channels, 1e-5)
-        weights = np.maximum(np.abs(self._matrix).max(axis=1), 1e-5)
-        smooth = seen**self._method.smooth / weights ** (1 - self._method.smooth)
-        return np.maximum(smooth / np.exp(np.log(smooth).mean()), 1e-3).astype(np.float32)
-
-    def _multiply(
-        self, value: str, scale: str, zero: str, matrix: Array, *, with_bias: bool, output: str = ""
-    ) -> str:  # fmt: skip
+    def _multiply(self, rounded: Sequence[str], matrix: Array, *, with_bias: bool) -> str:
+        """The product of bytes, as floats; `rounded` are the value's bytes, their scale and what stands for zero."""
+        value, scale, zero = rounded
         layer, method = self._layer, self._method
         columns = numbers.by_columns_unsigned(matrix) if method.unsigned else numbers.by_columns(matrix, method.bits)
         inputs = [
@@ -238,10 +243,15 @@ class _Layering:
         ]
         zeros = "" if columns.zeros is None else self._draft.constant(f"{layer.name}/zeros", columns.zeros)
         inputs += [zeros, layer.bias] if with_bias and layer.bias else [zeros] if zeros else []
-        return self._node("MatMulIntegerToFloat", inputs, output, MICROSOFT)
+        return self._node("MatMulIntegerToFloat", inputs, layer.output if with_bias else "", MICROSOFT)
 
-    def _axes(self) -> str:
-        return self._draft.constant("quantized/last", np.array([-1], np.int64))
+    def _largest(self, value: str) -> str:
+        """Along the last axis, which is an input of the operator since opset 18."""
+        opset = next((each.version for each in self._model.opset_import if each.domain in ("", "ai.onnx")), 1)
+        if opset < 18:
+            return self._node("ReduceMax", [value], keepdims=1, axes=[-1])
+        axes = self._draft.constant("quantized/last", np.array([-1], np.int64))
+        return self._node("ReduceMax", [value, axes], keepdims=1)
 
     def _once(self, key: tuple[object, ...], make: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
         """Layers of the same input share what is made of it; the first of them makes it."""

@@ -1,9 +1,9 @@
 """Looks for the fastest choice of layers and methods that stays within the bounds; asks, and computes nothing itself.
 
-First each method for all products. A method that misses the bounds but is faster than all that keep them is taken out of
-the layers again that lose most accuracy for the time they save, until what is left keeps the bounds. A layer's loss is
-what the answers lose when it alone is changed: losses of layers add up well enough to sort by, and every choice that is
-made of them is measured as a whole.
+First each method for all products. A method that misses the bounds but is faster than all that keep them is taken out
+again of the layers that lose most accuracy for the time they save, until what is left keeps the bounds. A layer's loss
+is what the answers lose when it alone is changed: losses of layers add up well enough to sort by, and every choice that
+is made of them is measured as a whole.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ class Search:
         losses: dict[str, float] = {}
         for number, layer in enumerate(self._products):
             self._progress(f"losses of {method.name}", number, len(self._products))
-            losses[layer.name] = max(0.0, 1 - self._study.nearness({layer.name: method}, quickly=True).cosine_mean)
+            losses[layer.name] = max(0.0, self._study.nearness({layer.name: method}, quickly=True).loss)
         self._progress(f"losses of {method.name}", len(self._products), len(self._products))
         self._losses[method.name] = losses
         return losses

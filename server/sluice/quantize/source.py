@@ -53,7 +53,9 @@ def find(models: Path, target: str) -> VersionFiles:
 def read(files: VersionFiles) -> Origin:
     """ModelError if a server would not load it, or it is no ONNX model of 32-bit floats."""
     if files.backend != "onnxruntime":
-        raise ModelError(f"{files.model}/{files.version}: only ONNX models can be quantized, not one of '{files.backend}'")
+        raise ModelError(
+            f"{files.model}/{files.version}: only ONNX models can be quantized, not one of '{files.backend}'"
+        )
     sealed = trusted(files, Allowed())
     try:
         model = onnx.load(str(files.path), load_external_data=False)

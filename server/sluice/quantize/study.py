@@ -7,14 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from onnx import ModelProto
 
 from sluice.backends.base import Backend
 from sluice.evaluation.data import Sample
-from sluice.evaluation.runner import Outputs
 from sluice.quantize import trial
-from sluice.quantize.nearness import Nearness, near
+from sluice.quantize.nearness import Judge, Nearness
 from sluice.quantize.rewrite import Rewriter
 from sluice.quantize.search import Choice
 from sluice.spec import ModelSpec
@@ -25,6 +26,8 @@ _QUICK = 64  # samples by which layers are sorted
 _TIMED = 160  # samples on which candidates are timed
 _ROUNDS = 3
 
+Array = np.ndarray[Any, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Parent:
@@ -33,6 +36,7 @@ class Parent:
     backend: Backend
     spec: ModelSpec
     model: ModelProto
+    judge: Judge
 
 
 class Bench:
@@ -42,16 +46,18 @@ class Bench:
         self._parent = parent
         self._rewriter = rewriter
         self._samples = samples
-        self._answers: list[Outputs] = trial.answers(parent.backend, parent.spec, samples)
+        self._answers = self._of(parent.backend, samples)
         self._work = trial.batches(parent.spec, samples[:_TIMED], TOKENS, ROWS)
         self._folder = folder / "candidate"
-        self._sizes: dict[int, int] = {}
 
     def nearness(self, choice: Choice, quickly: bool = False) -> Nearness:
         count = min(_QUICK, len(self._samples)) if quickly else len(self._samples)
         with self.candidate(choice) as backend:
-            found = trial.answers(backend, self._parent.spec, self._samples[:count])
-        return near(self._parent.spec, self._answers[:count], found)
+            found = self._of(backend, self._samples[:count])
+        return self._parent.judge.near(self._answers[:count], found)
+
+    def _of(self, backend: Backend, samples: Sequence[Sample]) -> list[Array]:
+        return trial.answers(backend, self._parent.judge.output, samples)
 
     def speed(self, choice: Choice) -> float:
         with self.candidate(choice) as backend:
@@ -64,5 +70,5 @@ class Bench:
     def candidate(self, choice: Choice) -> Iterator[Backend]:
         shutil.rmtree(self._folder, ignore_errors=True)
         trial.write(self._rewriter.apply(choice), self._folder)
-        with trial.loaded(self._folder / trial.MODEL) as backend:
-            yield backend
+        with trial.loaded(self._folder / trial.MODEL) as candidate:
+            yield candidate.backend

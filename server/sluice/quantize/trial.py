@@ -1,4 +1,4 @@
-"""Runs candidates beside their parent, in this process and as a server's worker would: what they answer and how quickly.
+"""Runs candidates beside their parent, in this process and as a worker would: what they answer and how quickly.
 
 Speed is a ratio: parent and candidate take turns on the same batches, one thread each, by the time that the processor
 worked for that thread. What else the machine does takes turns as well and cancels out.
@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,26 @@ from onnx import ModelProto, helper
 
 from sluice.backends.base import Backend, Source, create
 from sluice.evaluation import measures
-from sluice.evaluation.data import Sample
-from sluice.evaluation.runner import Outputs, padded
-from sluice.quantize.rewrite import Range, Ranges
-from sluice.spec import ModelSpec
+from sluice.evaluation.data import Sample, from_bfloat16
+from sluice.evaluation.runner import padded
+from sluice.quantize.rewrite import Ranges
+from sluice.quantize.scaling import Seen
+from sluice.spec import ModelSpec, Signature, TensorSpec
 
 MODEL = "model.onnx"
 LARGEST_SINGLE_FILE = 1_900_000_000  # one protobuf message ends at 2 GiB
 
 _IN_COMPANY = 40  # samples
+_SEEN_ROWS = 256  # kept of each value
 
 Array = np.ndarray[Any, Any]
 Batch = dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    backend: Backend
+    signature: Signature
 
 
 def write(model: ModelProto, directory: Path, name: str = MODEL) -> int:
@@ -46,23 +54,22 @@ def write(model: ModelProto, directory: Path, name: str = MODEL) -> int:
 
 
 @contextmanager
-def loaded(path: Path) -> Iterator[Backend]:
+def loaded(path: Path) -> Iterator[Loaded]:
     """A model's file in this thread, which does all of its work."""
     backend = create("onnxruntime")
     try:
-        backend.load(Source(path.absolute(), path.parent.absolute(), {}, "cpu", 1, None))
-        yield backend
+        yield Loaded(backend, backend.load(Source(path.absolute(), path.parent.absolute(), {}, "cpu", 1, None)))
     finally:
         backend.close()
 
 
-def answers(backend: Backend, spec: ModelSpec, samples: Sequence[Sample]) -> list[Outputs]:
-    """What a request gets that asks for nothing in particular, for each sample alone."""
-    wanted = [output.name for output in spec.outputs if output.default]
-    return [
-        {name: np.array(array) for name, array in backend.run(_ready(sample.inputs), dict.fromkeys(wanted)).items()}
-        for sample in samples
-    ]
+def answers(backend: Backend, output: TensorSpec, samples: Sequence[Sample]) -> list[Array]:
+    """One output, for each sample alone."""
+    found = []
+    for sample in samples:
+        array = backend.run(_ready(sample.inputs), {output.name: None})[output.name]
+        found.append(from_bfloat16(array) if output.datatype == "BF16" else np.array(array))
+    return found
 
 
 def batches(spec: ModelSpec, samples: Sequence[Sample], tokens: int, rows: int) -> list[Batch]:
@@ -131,11 +138,13 @@ def ranges(
     """What the values within the graph are, over the samples."""
     model = _with_outputs(model, values)
     write(model, directory)
-    seen: dict[str, Range] = {}
-    with loaded(directory / MODEL) as backend:
+    seen: dict[str, Seen] = {}
+    random = np.random.default_rng(0)
+    some = max(1, _SEEN_ROWS // max(1, len(samples)))
+    with loaded(directory / MODEL) as model_here:
         for number, sample in enumerate(samples, 1):
-            for name, array in backend.run(_ready(sample.inputs), dict.fromkeys(values)).items():
-                found = _range(array)
+            for name, array in model_here.backend.run(_ready(sample.inputs), dict.fromkeys(values)).items():
+                found = _range(array, some, random)
                 seen[name] = _joined(seen[name], found) if name in seen else found
             told(number)
     return seen
@@ -151,21 +160,23 @@ def _with_outputs(model: ModelProto, values: Sequence[str]) -> ModelProto:
     return copy
 
 
-def _range(array: Array) -> Range:
+def _range(array: Array, some: int, random: np.random.Generator) -> Seen:
     rows = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
     if not rows.size:
-        return Range(0.0, 0.0, np.zeros(rows.shape[-1], np.float32))
-    return Range(float(rows.min()), float(rows.max()), np.abs(rows).max(axis=0))
+        return Seen(0.0, 0.0, np.zeros(rows.shape[-1], np.float32), rows)
+    chosen = rows[random.permutation(len(rows))[:some]]
+    return Seen(float(rows.min()), float(rows.max()), np.abs(rows).max(axis=0), chosen)
 
 
-def _joined(first: Range, second: Range) -> Range:
+def _joined(first: Seen, second: Seen) -> Seen:
     return replace(
         first,
         low=min(first.low, second.low),
         high=max(first.high, second.high),
         channels=np.maximum(first.channels, second.channels),
+        rows=np.concatenate([first.rows, second.rows]),
     )
 
 
 def _ready(inputs: Any) -> Batch:
-    return {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+    return {name: np.asarray(array, order="C") for name, array in inputs.items()}
