@@ -94,13 +94,14 @@ def _print(report: Report) -> None:
     points = sorted(report.found.points, key=lambda point: -point.speed)
     measures = list(dict.fromkeys(name for point in points for name in point.nearness.measures))
     print_table(
-        ("", "choice", "speed", *(name.replace("_", " ") for name in measures), "32 bits", "size"),
+        ("", "choice", "speed", *(name.replace("_", " ") for name in measures), "in a batch", "32 bits", "size"),
         [
             (
                 "chosen" if point is report.chosen else "frontier" if point in front else "",
                 point.name + ("" if point.eligible else " (only compared)"),
                 f"×{point.speed:.2f}",
                 *(f"{point.nearness.of(name):.5f}" for name in measures),
+                f"{point.nearness.difference:.1g}",
                 str(point.kept),
                 size_text(point.size),
             )
@@ -124,7 +125,7 @@ def _print_proof(report: Report, proof: Proof, chosen: Point) -> None:
         *((f"{name} by labels", f"{value:.5f}") for name, value in proof.tasks.items()),
         ("speed", f"×{proof.speed:.2f} of the parent's on these samples; alone {lengths}"),
         ("size", f"{size_text(chosen.size)} instead of {size_text(report.parents_size)}"),
-        ("in a batch", f"differs by {proof.difference:.1g} at most, the parent by {proof.parents_difference:.1g}"),
+        ("in a batch", f"answers differ by {proof.nearness.difference:.1g} at most from those alone"),
         ("processor", f"{report.machine.name}, sums of bytes {report.machine.bytes}"),
     ]
     print()

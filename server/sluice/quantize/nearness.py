@@ -23,6 +23,7 @@ class Nearness:
     measures: Mapping[str, float]
     main: str  # the measure that the bound is for
     finite: bool = True  # whether all is numbers that the parent gives as numbers
+    difference: float = 0.0  # the largest, relative, that company in a batch makes to an answer
 
     def of(self, name: str) -> float:
         return self.measures.get(name, math.nan)
@@ -39,6 +40,7 @@ class Bounds:
 
     accuracy: float  # of the main measure
     neighbours: float = 0.0
+    difference: float = math.inf  # the largest that company may make
 
     def missed(self, found: Nearness) -> list[str]:
         """What is below its bound, in words; nothing = all is well."""
@@ -46,6 +48,9 @@ class Bounds:
         for name, bound in ((found.main, self.accuracy), ("neighbours", self.neighbours)):
             if bound and not found.of(name) >= bound:
                 wrong.append(f"{name} {found.of(name):.5f} is below {bound:g}")
+        if found.difference > self.difference:
+            why = f"answers in a batch differ by {found.difference:.2g} from those alone"
+            wrong.append(f"{why}, and at most {self.difference:.2g} is padded")
         return wrong
 
 

@@ -25,8 +25,6 @@ class Proof:
     samples: int
     speed: float  # on the mix of lengths of the data
     by_length: Mapping[int, float]  # how many times as fast, alone
-    difference: float  # the largest, relative, that company and padding make
-    parents_difference: float
     tasks: Mapping[str, float]  # metrics with labels, where there are any
 
 
@@ -72,7 +70,7 @@ class Report:
             "quantize.speed": round(proof.speed, 3),
             "quantize.size": round(chosen.size / self.parents_size, 3),
             "quantize.machine": self.machine.name,
-            "quantize.batch_difference": float(f"{proof.difference:.2g}"),
+            "quantize.batch_difference": float(f"{near.difference:.2g}"),
         }
         return {key: value for key, value in found.items() if isinstance(value, str) or math.isfinite(value)}
 
@@ -151,6 +149,7 @@ def _nearness(near: Nearness) -> dict[str, Any]:
     return {
         **near.measures,
         "finite": near.finite,
+        "batch_difference": near.difference,
     }
 
 
@@ -162,8 +161,6 @@ def _proof(proof: Proof | None) -> dict[str, Any] | None:
         **_nearness(proof.nearness),
         "speed": proof.speed,
         "speed_by_length": {str(length): speed for length, speed in proof.by_length.items()},
-        "batch_difference": proof.difference,
-        "parents_batch_difference": proof.parents_difference,
         "tasks": dict(proof.tasks),
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from sluice.spec import ModelSpec
 
 # As a server on a CPU batches: more gains nothing there.
 TOKENS, ROWS = 256, 32
-_QUICK = 64  # samples by which layers are sorted
-_TIMED = 160  # samples on which candidates are timed
+_QUICK = 48  # samples by which layers are sorted
+_TIMED = 96  # samples on which candidates are timed
 _ROUNDS = 3
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +54,8 @@ class Bench:
         count = min(_QUICK, len(self._samples)) if quickly else len(self._samples)
         with self.candidate(choice) as backend:
             found = self._of(backend, self._samples[:count])
-        return self._parent.judge.near(self._answers[:count], found)
+            difference = 0.0 if quickly else trial.in_company(backend, self._parent.spec, self._samples)
+        return replace(self._parent.judge.near(self._answers[:count], found), difference=difference)
 
     def _of(self, backend: Backend, samples: Sequence[Sample]) -> list[Array]:
         return trial.answers(backend, self._parent.judge.output, samples)

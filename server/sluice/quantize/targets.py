@@ -11,7 +11,7 @@ TARGETS = ("int8", "uint8", "fp16", "bf16", "int4")
 _ENTRIES = Method("entries", "entries")
 # Never chosen: its answers differ alone and in company.
 _DYNAMIC = Method("batch", "dynamic")
-_BLOCKS = (Method("blocks of 32", "blocks", block=32), Method("blocks of 128", "blocks", block=128))
+_BLOCKS = (Method("blocks of 32", "blocks", block=32), Method("blocks of 64", "blocks", block=64))
 
 
 def menu(target: str, machine: Machine) -> Menu:
@@ -21,8 +21,7 @@ def menu(target: str, machine: Machine) -> Menu:
         case "int8":
             bits = 8 if exact else 7
             rows = Method("rows", "rows", bits=bits, calibrated=True)
-            plain = Method("rows uncalibrated", "rows", bits=bits)
-            return Menu((rows, plain, Method("static", "static", bits=bits), *_BLOCKS), _ENTRIES, (_DYNAMIC,))
+            return Menu((rows, Method("static", "static", bits=bits), *_BLOCKS), _ENTRIES, (_DYNAMIC,))
         case "uint8":
             rows = Method("rows", "rows", unsigned=True, calibrated=True)
             return Menu((rows, Method("static", "static", unsigned=True)), _ENTRIES)

@@ -107,6 +107,16 @@ def test_its_answers_are_those_of_the_proof(capsys: pytest.CaptureFixture[str], 
     assert not np.array_equal(parent, child)
 
 
+@pytest.mark.parametrize("to", ["int8", "int4"])
+def test_a_server_loads_it_and_pads_it(capsys: pytest.CaptureFixture[str], repository: Path, to: str) -> None:
+    """Its probe compares an answer alone with that in a padded batch, in a worker of its own."""
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    as_json(capsys, "mini", "--to", to, "--min-accuracy", "0.9", "--calibrate", "texts.jsonl")
+    assert main(("check", "-r", str(repository), "--workers", "1", "--json")) == 0
+    (checked,) = json.loads(capsys.readouterr().out)
+    assert (checked["version"], checked["ok"], checked["padding"]) == ("2", True, "any")
+
+
 def test_below_the_bound_nothing_is_left_behind(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
     import_directory(GOLDEN / "bert-mean", repository, "mini")
     before = sorted(str(path) for path in repository.rglob("*"))
