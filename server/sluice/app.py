@@ -18,6 +18,7 @@ from sluice.catalog import Catalog, IndexRow
 from sluice.config.settings import Settings
 from sluice.engine import Engine
 from sluice.errors import SluiceError
+from sluice.evaluation import ordinary
 from sluice.frontends.grpc.server import GrpcServer
 from sluice.frontends.http.server import HttpServer
 from sluice.frontends.regions import Regions
@@ -263,13 +264,15 @@ class _Signals:
 
 
 async def check(settings: Settings, names: list[str]) -> list[CheckRow]:
-    """Load every version of the repository (or of the named models), run it, and say how it went."""
+    """Load every version of the repository (or of the named models), run it, and say how it went.
+
+    A version whose outputs are no numbers for ordinary input has a problem as well."""
     logs.configure(settings.log)
     if names:
         settings = settings.model_copy(update={"models": settings.models.model_copy(update={"load": names})})
     async with _unserved(settings) as app:
         await app.catalog.load_all()
-        return [_checked(app.catalog, row) for row in app.catalog.index() if not names or row.name in names]
+        return [await _checked(app.catalog, row) for row in app.catalog.index() if not names or row.name in names]
 
 
 @asynccontextmanager
@@ -283,13 +286,14 @@ async def _unserved(settings: Settings) -> AsyncIterator[App]:
         await app.close()
 
 
-def _checked(catalog: Catalog, row: IndexRow) -> CheckRow:
+async def _checked(catalog: Catalog, row: IndexRow) -> CheckRow:
     try:
         version = catalog.live(row.name, row.version)
     except SluiceError:
         return CheckRow(row.name, row.version, False, row.reason, 0.0, "")
-    reason = version.trouble or version.padding_reason
-    return CheckRow(row.name, row.version, not version.trouble, reason, version.seconds, version.spec.padding.value)
+    trouble = version.trouble or await ordinary.trouble(version)
+    reason = trouble or version.padding_reason
+    return CheckRow(row.name, row.version, not trouble, reason, version.seconds, version.spec.padding.value)
 
 
 def curl(url: str, spec: ModelSpec) -> str:

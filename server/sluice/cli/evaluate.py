@@ -1,7 +1,5 @@
 """`sluice evaluate`: computes how accurate and how stable a version is, and writes it into its manifest."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +27,7 @@ def evaluate(
     ],
     against: Annotated[
         str | None,
-        typer.Option("--against", metavar="VERSION", help="Compare with it: N, an alias, or another NAME[/N]."),
+        typer.Option("--against", metavar="VERSION", help="Compare with it: N, an alias, NAME, or NAME/N."),
     ] = None,
     data: Annotated[
         Path | None,
@@ -42,7 +40,9 @@ def evaluate(
     ] = None,
     least: Annotated[
         list[str] | None,
-        typer.Option("--min", metavar="MEASURE=X", help="Fail where this measure is less, as neighbours=0.97. Repeatable."),
+        typer.Option(
+            "--min", metavar="MEASURE=X", help="Fail where this measure is less, as neighbours=0.97. Repeatable."
+        ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail also for what is only noted otherwise.")] = False,
     output: Annotated[
@@ -83,7 +83,9 @@ def evaluate(
     else:
         _print(report)
     if not written and not no_write:
-        print(f"not written: it has no manifest; `sluice seal {files.model}/{files.version}` makes one", file=sys.stderr)
+        print(
+            f"not written: it has no manifest; `sluice seal {files.model}/{files.version}` makes one", file=sys.stderr
+        )
     elif written and record.signed(files.directory):
         print("its signature is no longer valid: sign it again", file=sys.stderr)
     raise typer.Exit(0 if report.passed else 1)
@@ -97,7 +99,7 @@ def _bound(text: str) -> tuple[str, float]:
         raise CommandError(f"--min {text}: must be MEASURE=NUMBER, as neighbours=0.97") from None
 
 
-def _document(report: Report, written: bool) -> dict[str, object]:
+def _document(report: "Report", written: bool) -> dict[str, object]:
     document = asdict(report)
     document["batching"] = (
         {"padding": report.batching.padding.value, "difference": report.batching.difference}
@@ -107,7 +109,7 @@ def _document(report: Report, written: bool) -> dict[str, object]:
     return {"verdict": report.verdict, **document, "written": written}
 
 
-def _print(report: Report) -> None:
+def _print(report: "Report") -> None:
     short = report.short
     rows = [(check.name, check.result, check.detail) for check in report.checks]
     for name, value in report.measures.items():
@@ -117,10 +119,11 @@ def _print(report: Report) -> None:
         rows.append((_called(name, report), result, f"{value:.6g}{bound}"))
     print_table((f"{report.model}/{report.version}", "result", "detail"), rows)
     sealed = "" if report.digest else ", not sealed"
-    print(f"\n{report.verdict}: {report.samples} samples of {report.data}, output '{report.output}'{sealed}")
+    told = f"{report.samples} samples of {report.data}, output '{report.output}' ({report.kind})"
+    print(f"\n{report.verdict}: {told}{sealed}")
 
 
-def _called(name: str, report: Report) -> str:
+def _called(name: str, report: "Report") -> str:
     """A measure's name, and with what it compares."""
     compared = report.against and name in ("cosine_mean", "cosine_min", "neighbours", "agreement", "order")
     return f"{name} against {report.against}" if compared else name

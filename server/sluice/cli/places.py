@@ -25,17 +25,19 @@ def version_directory(target: str, repository: Path) -> Path:
 def version_files(target: str, repository: Path, beside: VersionFiles | None = None) -> VersionFiles:
     """The version of NAME (its latest), NAME/N, NAME/ALIAS or of a directory, with what its operator says of it;
     where another version is known already, N or ALIAS of the same model as well."""
+    from sluice.store.aliases import is_number
     from sluice.store.repository import find
 
     if beside is not None and "/" not in target and not (repository / target).is_dir():
         target, repository = f"{beside.model}/{target}", beside.directory.parents[1]
     directory = version_directory(_numbered(target, repository), repository).absolute()
+    if not is_number(directory.name):
+        raise CommandError(f"{target}: is no version's directory, which is called NAME/1, NAME/2, …")
     found = find(directory.parents[1], directory.parent.name, also=directory.name)
     files = next((each for each in found.versions if each.version == directory.name), None)
     if files is None:
         reasons = [reason for version, reason in found.problems if version in ("", directory.name)]
-        why = reasons[0] if reasons else f"{directory}: is no version's directory, which is called NAME/1, NAME/2, …"
-        raise CommandError(why)
+        raise CommandError(reasons[0] if reasons else f"{directory}: is not among the model's versions")
     return files
 
 

@@ -2,14 +2,14 @@
 
 What can be measured follows from what the output is:
 
-| the output is    | as of             | by labels                                        | against another version         |
-|------------------|-------------------|--------------------------------------------------|---------------------------------|
-| an embedding     | an encoder        | spearman of pairs; accuracy, f1 by the neighbour | cosine, neighbours              |
-| classes          | a classifier      | accuracy, f1                                     | cosine, agreement               |
-| a score          | a cross-encoder   | spearman                                         | cosine of all, order            |
-| a value          | a label, a text   | accuracy, f1                                     | agreement                       |
-| classes of tokens| a tagger          |                                                  | cosine, agreement               |
-| something else   |                   |                                                  | cosine                          |
+| the output is     | by labels                                        | against another version |
+|-------------------|--------------------------------------------------|-------------------------|
+| an embedding      | spearman of pairs; accuracy, f1 by the neighbour | cosine, neighbours      |
+| classes           | accuracy, f1                                     | cosine, agreement       |
+| a score           | spearman                                         | cosine of all, order    |
+| a value           | accuracy, f1                                     | agreement               |
+| classes of tokens |                                                  | cosine, agreement       |
+| something else    |                                                  | cosine                  |
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ AGAINST = {
 
 
 def main_output(spec: ModelSpec, wanted: str = "") -> TensorSpec:
-    """The output that is measured: the one asked for, else the first of those that a request gets that has fractions."""
+    """The output that is measured: the one asked for, else the first that a request gets and that has fractions."""
     if wanted:
         if wanted not in spec.output_by_name:
             raise EvaluationError(f"output '{wanted}': {did_you_mean(wanted, spec.output_by_name)}")
@@ -71,19 +71,19 @@ def main_output(spec: ModelSpec, wanted: str = "") -> TensorSpec:
 
 def kind_of(output: TensorSpec, answers: Sequence[Array], task: str) -> Kind:
     """What the output is, as the manifest's task says, else as it looks."""
-    sizes = {answer.size for answer in answers}
     if output.datatype not in _FLOATS:
         return Kind.VALUE
-    if task == "token-classification":
-        return Kind.TOKENS
-    scores = task in ("classification", "rerank") or looks_scored(output)
-    if len(sizes) > 1:
-        return Kind.TOKENS if scores and task != "embedding" else Kind.OTHER
+    sizes = {answer.size for answer in answers}
+    scored = task in ("classification", "token-classification", "rerank") or looks_scored(output)
+    scored = scored and task != "embedding"
+    one = output.sequence_axis is None and len(sizes) == 1 and all(np.squeeze(each).ndim < 2 for each in answers)
+    if not one or task == "token-classification":
+        return Kind.TOKENS if scored else Kind.OTHER
     if task == "embedding":
         return Kind.EMBEDDING
     if sizes == {1}:
         return Kind.SCORE
-    return Kind.CLASSES if scores else Kind.EMBEDDING
+    return Kind.CLASSES if scored else Kind.EMBEDDING
 
 
 def looks_scored(output: TensorSpec) -> bool:
@@ -117,7 +117,7 @@ def near(kind: Kind, name: str, first: Sequence[Array], second: Sequence[Array])
     if kind is Kind.EMBEDDING:
         found["neighbours"] = measures.neighbours(measures.rows(first), measures.rows(second))
     elif kind in (Kind.CLASSES, Kind.TOKENS):
-        found["agreement"] = measures.agreement(_chosen(first), _chosen(second))
+        found["agreement"] = measures.agreement(_chosen(kind, first), _chosen(kind, second))
     return found
 
 
@@ -125,9 +125,10 @@ def _flat(answers: Sequence[Array]) -> Array:
     return np.concatenate([answer.reshape(-1) for answer in answers])
 
 
-def _chosen(answers: Sequence[Array]) -> Array:
+def _chosen(kind: Kind, answers: Sequence[Array]) -> Array:
     """The class of each answer, or of each of its tokens."""
-    return np.concatenate([measures.classes(answer).reshape(-1) for answer in answers])
+    tables = answers if kind is Kind.TOKENS else [answer.reshape(1, -1) for answer in answers]
+    return np.concatenate([measures.classes(table).reshape(-1) for table in tables])
 
 
 # By labels.
@@ -148,7 +149,7 @@ def right(kind: Kind, output: TensorSpec, answers: Sequence[Array], dataset: Dat
     if kind is Kind.SCORE:
         return {"spearman": measures.spearman(_flat(found).tolist(), _numbers(labels, "a score"))}
     if kind is Kind.CLASSES:
-        return _right(_chosen(found).tolist(), _class_numbers(labels, output, found[0].size))
+        return _right(_chosen(kind, found).tolist(), _class_numbers(labels, output, found[0].size))
     if kind is Kind.VALUE and all(answer.size == 1 for answer in found):
         return _right([_value(answer, output) for answer in found], [_as_value(label, output) for label in labels])
     if kind is Kind.EMBEDDING and len(found) > 2:

@@ -7,8 +7,8 @@ A row is a text, a pair of texts, or inputs by name, with a label if somebody kn
     {"text": "a text", "pair": "another", "label": 0.8}
     {"inputs": {"pixels": [[0.1, 0.2]]}, "label": 3}
 
-Made-up rows come from a seed and are the same on every run: texts of the tokenizer's own words for a model that has one,
-else tensors drawn by datatype.
+Made-up rows come from a seed and are the same on every run: texts of the tokenizer's own words for a model that has
+one, else tensors drawn by datatype.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ def read(path: Path, limit: int | None = None) -> list[Row]:
     return [rows[index * len(rows) // limit] for index in range(limit)]
 
 
-def dataset(
-    files: VersionFiles, spec: ModelSpec, rows: Sequence[Row], name: str, *, apart: bool = False
-) -> Dataset:
+def dataset(files: VersionFiles, spec: ModelSpec, rows: Sequence[Row], name: str, *, apart: bool = False) -> Dataset:
     """The rows as inputs of this model. `apart`: the texts of a pair go in each for itself, as for an embedding."""
     encoder = _Encoder(files, spec)
     apart = apart and any(row.pair is not None for row in rows)
@@ -234,7 +232,9 @@ class _Encoder:
             names = ", ".join(tensor.name for tensor in self._spec.inputs)
             raise ValueError(f'the model takes no {what[2:]}; give its inputs, as {{"inputs": {{…}}}}: {names}')
         (tensor,) = asked
-        inputs = {other.name: filled(other, shape_of(other, 1)) for other in self._spec.inputs if other.fill is not None}
+        inputs = {
+            other.name: filled(other, shape_of(other, 1)) for other in self._spec.inputs if other.fill is not None
+        }
         assert row.text is not None
         return Sample(
             inputs | {tensor.name: np.full(shape_of(tensor, 1), row.text.encode(), dtype=object)}, 1, row.place

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,9 @@ import numpy as np
 from sluice.errors import InvalidRequest, ModelFailed
 from sluice.evaluation import accuracy, data
 from sluice.evaluation.accuracy import Kind
-from sluice.evaluation.data import SYNTHETIC, Dataset, EvaluationError, Row
+from sluice.evaluation.data import COUNT, SYNTHETIC, EvaluationError, Row
 from sluice.evaluation.runner import Allowed, Runner, opened, trusted
 from sluice.evaluation.stability import FAILED, OK, Batching, Check, Stability, trouble
-from sluice.spec import ModelSpec, TensorSpec
 from sluice.store.reading import did_you_mean
 from sluice.store.repository import VersionFiles
 
@@ -30,6 +29,7 @@ Steps = Callable[[str, int, int], None]  # what is being done, how much of it is
 PREFIX = "evaluation."
 PASSED = "passed"
 _SHOWN = 3  # samples named that gave no numbers
+_MOST_KEPT = 1 << 30  # bytes of answers to compare
 _DIGITS = 6
 
 
@@ -38,7 +38,7 @@ class Asked:
     """What the evaluation shall be on, and what it requires."""
 
     data: Path | None = None  # None: made-up input
-    samples: int = data.COUNT  # at most
+    samples: int = COUNT  # at most
     seed: int = 0
     output: str = ""  # measured; "" = the first that a request gets
     task: str = ""  # "" = as the manifest says, else as the output looks
@@ -105,41 +105,41 @@ def rounded(value: float) -> float:
     return round(value, _DIGITS)
 
 
-def evaluate(
-    files: VersionFiles, against: VersionFiles | None, asked: Asked, allowed: Allowed, steps: Steps
-) -> Report:
+def evaluate(files: VersionFiles, against: VersionFiles | None, asked: Asked, allowed: Allowed, steps: Steps) -> Report:
     """Compute everything that can be said of a version; nothing is written."""
     rows = data.read(asked.data, asked.samples) if asked.data is not None else []
     _check_bounds(asked, against, rows)
     said = trusted(files, allowed)
     if against is not None:
         trusted(against, allowed)
+    asked = replace(asked, task=asked.task or (said.task if said is not None else ""))
     with opened(files, allowed) as runner:
-        output = accuracy.main_output(runner.spec, asked.output)
         rows = rows or data.made_up(files, runner.spec, asked.samples, asked.seed)
-        task = asked.task or (said.task if said is not None else "")
-        dataset = _dataset(files, runner.spec, rows, asked, task)
-        answers, ordinary = _answers(runner, dataset, output, steps)
-        kind = accuracy.kind_of(output, answers, task) if answers else Kind.OTHER
-        measures = accuracy.right(kind, output, answers, dataset) if answers else {}
+        subject = _Subject(files, runner, rows, asked)
+        answers, ordinary = subject.answers("samples", steps, against is not None or subject.dataset.labelled)
         steps("stability", 0, 1)
         stability = Stability(runner, files, asked.strict)
-        batching = stability.batching(dataset) if answers else None
-        checks = [ordinary, *(stability.checks(dataset) if answers else [])]
+        batching = stability.batching(subject.dataset) if answers else None
+        checks = [ordinary, *(stability.checks(subject.dataset) if answers else [])]
         steps("stability", 1, 1)
     if batching is not None:
         checks.append(batching.check)
-    if against is not None and answers:
-        measures |= _near(against, rows, asked, task, allowed, _Own(kind, output, answers), steps)
+    kind, measures = Kind.OTHER, accuracy.Measures()
+    if answers:
+        kind = accuracy.kind_of(subject.output, answers, asked.task)
+        measures |= accuracy.right(kind, subject.output, answers, subject.dataset)
+        if against is not None:
+            others = _of_the_other(against, rows, replace(asked, output=subject.output.name), allowed, steps)
+            measures |= accuracy.near(kind, subject.output.name, others, answers)
     return Report(
         model=files.model,
         version=files.version,
         digest=said.digest() if said is not None else "",
-        data=dataset.name,
+        data=subject.dataset.name,
         samples=len(rows),
-        output=output.name,
+        output=subject.output.name,
         kind=kind.value,
-        against=f"{against.model}/{against.version}" if against is not None else "",
+        against=_place(against) if against is not None else "",
         measures=measures,
         checks=tuple(checks),
         batching=batching,
@@ -147,70 +147,70 @@ def evaluate(
     )
 
 
-def _dataset(files: VersionFiles, spec: ModelSpec, rows: Sequence[Row], asked: Asked, task: str) -> Dataset:
-    name = asked.data.name if asked.data is not None else SYNTHETIC
-    output = accuracy.main_output(spec, asked.output)
-    scored = task in ("classification", "token-classification", "rerank")
-    apart = task == "embedding" or not (scored or accuracy.looks_scored(output))
-    return data.dataset(files, spec, rows, name, apart=apart)
-
-
-def _answers(runner: Runner, dataset: Dataset, output: TensorSpec, steps: Steps) -> tuple[list[Array], Check]:
-    """What the model answers, and whether that is numbers; no answers if it fails at one."""
-    answers: list[Array] = []
-    troubles: list[str] = []
-    names = dict.fromkeys((*runner.names(every=True), output.name))
-    for number, sample in enumerate(dataset.samples):
-        steps("samples", number, len(dataset.samples))
-        try:
-            outputs = runner.alone(sample, [*names])
-        except InvalidRequest as error:
-            if dataset.name == SYNTHETIC:
-                why = "the model refuses made-up input; give it data of its own with --data"
-                raise EvaluationError(f"{why}: {error.message}") from error
-            return [], Check("ordinary input", FAILED, error.message)
-        except ModelFailed as error:
-            return [], Check("ordinary input", FAILED, error.message)
-        if found := trouble(outputs):
-            troubles.append(f"{found} ({sample.place})")
-        answers.append(outputs[output.name])
-    steps("samples", len(dataset.samples), len(dataset.samples))
-    if not troubles:
-        return answers, Check("ordinary input", OK, f"{len(answers)} samples: all finite")
-    shown = "; ".join(troubles[:_SHOWN]) + ("; …" if len(troubles) > _SHOWN else "")
-    return answers, Check("ordinary input", FAILED, f"{len(troubles)} of {len(answers)} samples: {shown}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """What the version itself answered."""
-
-    kind: Kind
-    output: TensorSpec
-    answers: Sequence[Array]
-
-
-def _near(
-    against: VersionFiles,
-    rows: Sequence[Row],
-    asked: Asked,
-    task: str,
-    allowed: Allowed,
-    own: _Own,
-    steps: Steps,
-) -> dict[str, float]:
-    """The other version's answers to the same rows, and how near they are."""
-    place = f"{against.model}/{against.version}"
+def _of_the_other(
+    against: VersionFiles, rows: Sequence[Row], asked: Asked, allowed: Allowed, steps: Steps
+) -> list[Array]:
+    """The other version's answers to the same rows; it may call its output otherwise."""
     with opened(against, allowed) as runner:
-        wanted = own.output.name if own.output.name in runner.spec.output_by_name else ""
-        output = accuracy.main_output(runner.spec, wanted)
-        dataset = _dataset(against, runner.spec, rows, asked, task)
-        answers = []
-        for number, sample in enumerate(dataset.samples):
-            steps(place, number, len(dataset.samples))
-            answers.append(runner.alone(sample, [output.name])[output.name])
-        steps(place, len(dataset.samples), len(dataset.samples))
-    return accuracy.near(own.kind, own.output.name, answers, own.answers)
+        if asked.output not in runner.spec.output_by_name:
+            asked = replace(asked, output="")
+        answers, check = _Subject(against, runner, rows, asked).answers(_place(against), steps, keep=True)
+    if not answers:
+        raise EvaluationError(f"{_place(against)} cannot be compared with: {check.detail}")
+    return answers
+
+
+def _place(files: VersionFiles) -> str:
+    return f"{files.model}/{files.version}"
+
+
+class _Subject:
+    """A loaded version, the rows as its inputs, and the output that is measured."""
+
+    def __init__(self, files: VersionFiles, runner: Runner, rows: Sequence[Row], asked: Asked) -> None:
+        self._runner = runner
+        self.output = accuracy.main_output(runner.spec, asked.output)
+        name = asked.data.name if asked.data is not None else SYNTHETIC
+        scored = asked.task in ("classification", "token-classification", "rerank")
+        apart = asked.task == "embedding" or not (scored or accuracy.looks_scored(self.output))
+        self.dataset = data.dataset(files, runner.spec, rows, name, apart=apart)
+
+    def answers(self, step: str, steps: Steps, keep: bool) -> tuple[list[Array], Check]:
+        """What the model answers, and whether that is numbers; no answers if it fails at one. Unless told to `keep`
+        them, to be compared with something, only their shapes are."""
+        samples = self.dataset.samples
+        answers: list[Array] = []
+        troubles: list[str] = []
+        size = 0
+        names = self._runner.names(every=True)
+        for number, sample in enumerate(samples):
+            steps(step, number, len(samples))
+            try:
+                outputs = self._runner.alone(sample, names)
+            except InvalidRequest as error:
+                if self.dataset.name == SYNTHETIC:
+                    why = "the model refuses made-up input; give it data of its own with --data"
+                    raise EvaluationError(f"{why}: {error.message}") from error
+                return [], Check("ordinary input", FAILED, error.message)
+            except ModelFailed as error:
+                return [], Check("ordinary input", FAILED, error.message)
+            if found := trouble(outputs):
+                troubles.append(f"{found} ({sample.place})")
+            answer = outputs[self.output.name]
+            answers.append(answer if keep else np.broadcast_to(answer.dtype.type(), answer.shape))
+            size += answer.nbytes if keep else 0
+            if size > _MOST_KEPT:
+                why = f"{len(answers)} samples give more than {_MOST_KEPT >> 20} MiB to compare"
+                raise EvaluationError(f"output '{self.output.name}': {why}; say fewer --samples, or another --output")
+        steps(step, len(samples), len(samples))
+        return answers, _ordinary(len(answers), troubles)
+
+
+def _ordinary(count: int, troubles: Sequence[str]) -> Check:
+    if not troubles:
+        return Check("ordinary input", OK, f"{count} samples: all finite")
+    shown = "; ".join(troubles[:_SHOWN]) + ("; …" if len(troubles) > _SHOWN else "")
+    return Check("ordinary input", FAILED, f"{len(troubles)} of {count} samples: {shown}")
 
 
 def _check_bounds(asked: Asked, against: VersionFiles | None, rows: Sequence[Row]) -> None:

@@ -1,7 +1,7 @@
-"""How near two versions' answers are, how right one's are, and whether they are numbers at all; nothing but arithmetic.
+"""How near two versions' answers are, how right one's are, and whether they are numbers; nothing but arithmetic.
 
-Answers come as arrays with one row for each sample. What cannot be said (of no samples, of labels that are all the same) is
-nan.
+Answers come as arrays with one row for each sample. What cannot be said (of no samples, of labels that are all the
+same) is nan.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Runs one version's model in this process: a sample alone, or several in a batch, padded where lengths differ.
 
-Where an output's rows and tokens are is seen by trying, as the server's own probe does: exporters leave the sizes of their
-example in a file.
+Where an output's rows and tokens are is seen by trying, as the server's own probe does: exporters leave the sizes of
+their example in a file.
 """
 
 from __future__ import annotations
@@ -105,9 +105,10 @@ class Runner:
         return answers
 
     def together(self, samples: Sequence[Sample], names: Sequence[str] | None = None) -> list[Outputs]:
-        """One batch, padded to its longest; what each sample gets of it. ModelFailed if rows cannot be told apart."""
-        if len(samples) == 1:
-            return [self.alone(samples[0], names)]
+        """One batch, padded to its longest, if the model takes any; what each sample gets of it. ModelFailed if rows
+        cannot be told apart."""
+        if len(samples) == 1 or not self.batches:
+            return self.each(samples, names)
         names = names or self.names()
         self._learn(samples, names)
         length = max(sample.length for sample in samples)
@@ -130,14 +131,14 @@ class Runner:
 
     def plan(self, samples: Sequence[Sample], tokens: int = BATCH_TOKENS, *, padded: bool = False) -> list[list[int]]:
         """Which samples go into one batch, by their places in the list."""
-        ordered = sorted(range(len(samples)), key=lambda index: (self._shapes(samples[index]), samples[index].length))
+        ordered = sorted(range(len(samples)), key=lambda index: (self.shapes(samples[index]), samples[index].length))
         batches: list[list[int]] = []
         for index in ordered:
             last = batches[-1] if batches else []
             fits = (
                 self.batches
                 and bool(last)
-                and self._shapes(samples[last[0]]) == self._shapes(samples[index])
+                and self.shapes(samples[last[0]]) == self.shapes(samples[index])
                 and len(last) < min(_MOST_ROWS, self.spec.max_batch_rows)
                 and (len(last) + 1) * samples[index].length <= tokens
                 and (padded or samples[last[0]].length == samples[index].length)
@@ -148,8 +149,8 @@ class Runner:
                 batches.append([index])
         return batches
 
-    def _shapes(self, sample: Sample) -> tuple[tuple[int, ...], ...]:
-        """The sizes that the samples of a batch must share."""
+    def shapes(self, sample: Sample) -> tuple[tuple[int, ...], ...]:
+        """What the samples of a batch must have in common: all sizes but rows and lengths."""
         return tuple(
             tuple(
                 size

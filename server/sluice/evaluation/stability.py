@@ -1,8 +1,8 @@
 """Whether a version's answers are numbers, whatever it is given, and the same alone, in a batch and the next time.
 
-A check that a server's clients rely on fails the version: ordinary, empty and longest inputs and strange texts give finite
-numbers. The others are noted: a picture of nothing but zeros may be a division by zero to an honest model, and what a batch
-changes the server finds out and avoids by itself.
+A check that a server's clients rely on fails the version: ordinary, empty and longest inputs and strange texts give
+finite numbers. The others are noted: a picture of nothing but zeros may be a division by zero to an honest model, and
+what a batch changes the server finds out and avoids by itself.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _STRANGE = (
     "[MASK] <mask> [PAD] <pad> </s>",
 )
 _LARGE = 1000.0  # times ordinary
+_SPREAD = 250  # tokens of the vocabulary
 _IN_BATCH = 8  # samples compared alone and in one batch
 _SEED = 4
 
@@ -77,7 +78,8 @@ class Stability:
 
     def checks(self, dataset: Dataset) -> list[Check]:
         """All but what ordinary input gives, and what a batch changes."""
-        looks: list[Callable[[], Check | None]] = [self.empty, self.longest, self.strange, self.zeros, self.large]
+        looks: list[Callable[[], Check | None]] = [self.empty, self.longest, self.strange, self.vocabulary]
+        looks += [self.zeros, self.large]
         looks += [lambda: self.masked(dataset.samples[0]), lambda: self.again(dataset.samples[0])]
         return [check for look in looks if (check := look()) is not None]
 
@@ -114,6 +116,14 @@ class Stability:
         rows = [Row(text, place=f"the text {text[:8]!r}…") for text in _STRANGE]
         return self._required("strange texts", rows, f"{len(rows)} texts")
 
+    def vocabulary(self) -> Check | None:
+        """Tokens that few texts have: a table that is shorter than the vocabulary ends before the last."""
+        if not self._tokens:
+            return None
+        inputs, count = texts.Tokenizer(self._files, self._spec).spread(_SPREAD)
+        sample = Sample(inputs, count)
+        return self._judge("all over the vocabulary", FAILED, [sample], f"{count} tokens")
+
     # Inputs that are noted.
 
     def zeros(self) -> Check | None:
@@ -121,14 +131,16 @@ class Stability:
             return None
         row = self._made_up(texts.LONGEST // 16)
         zeros = {name: np.zeros_like(array) for name, array in row.inputs.items() if array.dtype.kind in "biuf"}
-        return self._wished("nothing but zeros", Row(inputs=row.inputs | zeros, place="zeros")) if zeros else None
+        return self._wished("nothing but zeros", Row(inputs={**row.inputs, **zeros}, place="zeros")) if zeros else None
 
     def large(self) -> Check | None:
         row = self._made_up(texts.LONGEST // 16)
         large = {name: array * _LARGE for name, array in row.inputs.items() if array.dtype.kind == "f"}
         if not large:
             return None
-        return self._wished("large values", Row(inputs=row.inputs | large, place=f"values {_LARGE:g} times ordinary"))
+        return self._wished(
+            "large values", Row(inputs={**row.inputs, **large}, place=f"values {_LARGE:g} times ordinary")
+        )
 
     def masked(self, sample: Sample) -> Check | None:
         """A row of which nothing is to be looked at."""
@@ -166,11 +178,14 @@ class Stability:
         return self._of_rows(name, self._wish, [row], "")
 
     def _of_rows(self, name: str, otherwise: str, rows: Sequence[Row], what: str) -> Check:
-        try:
-            samples = data.dataset(self._files, self._spec, rows, name).samples
-        except EvaluationError as error:  # such as a text without tokens, which nobody can ask for
-            return Check(name, NOTED, error.message)
-        return self._judge(name, otherwise, samples, what)
+        samples: list[Sample] = []
+        refused = ""
+        for row in rows:
+            try:
+                samples += data.dataset(self._files, self._spec, [row], name).samples
+            except EvaluationError as error:  # such as a text without tokens, which nobody can ask for
+                refused = error.message
+        return self._judge(name, otherwise, samples, what) if samples else Check(name, NOTED, refused)
 
     def _judge(self, name: str, otherwise: str, samples: Sequence[Sample], what: str = "") -> Check:
         for sample in samples:
@@ -209,12 +224,12 @@ class Stability:
         return Batching(Padding.NEVER, difference, Check("in a batch", NOTED, why))
 
     def _for_a_batch(self, dataset: Dataset) -> list[Sample]:
-        """Some of different lengths that a batch may hold, short ones first."""
-        batches = self._runner.plan(dataset.samples, 1 << 60, padded=True)
-        largest = max(batches, key=len)
-        shown = largest[: len(largest) * 3 // 4 + 1]  # without giants
-        step = max(1, len(shown) // _IN_BATCH)
-        return [dataset.samples[index] for index in shown[::step][:_IN_BATCH]]
+        """Some of different lengths that may share a batch, short ones first, without giants."""
+        shapes = self._runner.shapes(dataset.samples[0])
+        alike = [sample for sample in dataset.samples if self._runner.shapes(sample) == shapes]
+        ordered = sorted(alike, key=lambda sample: sample.length)[: len(alike) * 3 // 4 + 1]
+        count = min(_IN_BATCH, len(ordered))
+        return [ordered[index * len(ordered) // count] for index in range(count)]
 
     def _changed(self, samples: Sequence[Sample]) -> tuple[float, str]:
         try:
@@ -223,7 +238,8 @@ class Stability:
         except (InvalidRequest, ModelFailed) as error:
             return float("inf"), error.message
         difference, name = max((_largest(*pair) for pair in zip(alone, together, strict=True)), default=(0.0, ""))
-        return difference, f"output '{name}' differs by {difference:.2g} beside others"
+        changed = f"output '{name}' differs by {difference:.2g} beside others"
+        return difference, changed if difference else "the same answers beside others"
 
 
 def _largest(expected: Outputs, found: Outputs) -> tuple[float, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -83,7 +84,7 @@ class Tokenizer:
         path = files.directory / FILE
         if not path.is_file():
             raise ModelError(
-                f"{files.model}/{files.version}: there is no {FILE}, which would turn texts into {spec.inputs[0].name}; "
+                f"{files.model}/{files.version}: there is no {FILE}, which turns texts into {spec.inputs[0].name}; "
                 f"put the tokenizer's file there, or give the model's inputs instead of texts"
             )
         try:
@@ -120,6 +121,14 @@ class Tokenizer:
         shape = [1] * len(tensor.shape)
         shape[axis] = len(row)
         return row.reshape(shape)
+
+    def spread(self, most: int) -> tuple[dict[str, Array], int]:
+        """The inputs and length of so many tokens, from all over the vocabulary, with the last of it."""
+        known = sorted(self._reader.get_vocab(with_added_tokens=True).values())
+        count = min(most, self.longest, len(known))
+        ids = [known[(number + 1) * len(known) // count - 1] for number in range(count)]
+        encoding = SimpleNamespace(ids=ids, attention_mask=[1] * count, type_ids=[0] * count)
+        return {tensor.name: self._input(tensor, encoding, count) for tensor in self._spec.inputs}, count
 
     def words(self) -> list[str]:
         """The words of its vocabulary, frequent ones first as far as it is sorted so."""
