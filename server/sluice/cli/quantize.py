@@ -11,7 +11,9 @@ from sluice.cli.console import CommandError, print_json, print_table
 from sluice.cli.importing import steps
 from sluice.cli.options import Json
 from sluice.cli.packages import needs
+from sluice.cli.places import version_files
 from sluice.cli.progress import size_text
+from sluice.plain import finite
 
 if TYPE_CHECKING:
     from sluice.quantize.report import Proof, Report
@@ -21,7 +23,9 @@ _TO = "int8, uint8, int4, fp16 or bf16."
 
 
 def quantize(
-    target: Annotated[str, typer.Argument(metavar="NAME", help="A model (its latest version), or NAME/N.")],
+    target: Annotated[
+        str, typer.Argument(metavar="NAME[/N]", help="A model, NAME/N, NAME/ALIAS, or a version's directory.")
+    ],
     to: Annotated[str, typer.Option("--to", help=_TO)],
     accuracy: Annotated[
         float,
@@ -61,12 +65,11 @@ def quantize(
     with needs("onnx", "onnxruntime", "tokenizers"):
         from sluice.quantize.maker import Wish, quantize
         from sluice.quantize.nearness import Bounds
-        from sluice.quantize.source import find
 
         bounds = Bounds(accuracy, neighbours)
-        wish = Wish(
-            repository, find(repository, target), to, bounds, calibrate, samples, number=number, publish=not dry_run
-        )
+        files = version_files(target, repository)
+        models = files.directory.parents[1]
+        wish = Wish(models, files, to, bounds, calibrate, samples, number=number, publish=not dry_run)
         with steps() as progress:
             report = quantize(wish, progress)
     if record is not None:
@@ -74,13 +77,11 @@ def quantize(
     if picture is not None:
         _write(picture, report.picture())
     if as_json:
-        print_json(report.plain())
+        print_json(finite(report.plain()))
     else:
         _print(report)
     if report.missed:
-        hint = (
-            "lower --min-accuracy, give texts of your own with --calibrate, or see `--dry-run --plot` for what there is"
-        )
+        hint = "ask for less, or give data of your own with --calibrate; the table shows what there is"
         raise CommandError(f"{target}: no version is made: {'; '.join(report.missed)}", hint)
 
 

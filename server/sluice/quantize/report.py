@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice import __version__, charts
+from sluice.plain import finite
 from sluice.quantize.machine import Machine
 from sluice.quantize.nearness import Bounds, Nearness
 from sluice.quantize.search import Found, Point
@@ -75,7 +76,7 @@ class Report:
         return {key: value for key, value in found.items() if isinstance(value, str) or math.isfinite(value)}
 
     def record(self) -> str:
-        return json.dumps(_plain(self.plain()), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(finite(self.plain()), indent=1, ensure_ascii=False) + "\n"
 
     def plain(self) -> dict[str, Any]:
         chosen = self.chosen
@@ -163,14 +164,3 @@ def _proof(proof: Proof | None) -> dict[str, Any] | None:
         "speed_by_length": {str(length): speed for length, speed in proof.by_length.items()},
         "tasks": dict(proof.tasks),
     }
-
-
-def _plain(value: Any) -> Any:
-    """Without what JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto
 
-from sluice.errors import ModelError, UnknownModel
+from sluice.errors import ModelError
 from sluice.evaluation.runner import Allowed, trusted
-from sluice.store import manifest, repository
+from sluice.store import manifest
 from sluice.store.contents import files_of
 from sluice.store.manifest import Manifest
 from sluice.store.repository import VersionFiles
@@ -32,22 +31,6 @@ class Origin:
     @property
     def name(self) -> str:
         return f"{self.files.model}/{self.files.version}"
-
-
-def find(models: Path, target: str) -> VersionFiles:
-    """The version that NAME or NAME/NUMBER means; without a number the latest that lies there."""
-    name, _, number = target.partition("/")
-    try:
-        found = repository.find(models, name, also=number)
-    except UnknownModel as error:
-        raise ModelError(f"{target}: there is no such model in {models}") from error
-    versions = {version.version: version for version in found.versions}
-    if not number:
-        number = max((one.name for one in (models / name).iterdir() if one.name in versions), key=int, default="")
-    if number not in versions:
-        reasons = [reason for version, reason in found.problems if version in ("", number)]
-        raise ModelError(reasons[0] if reasons else f"{target}: there is no such version in {models}")
-    return versions[number]
 
 
 def read(files: VersionFiles) -> Origin:

@@ -165,8 +165,8 @@ def test_a_model_without_a_tokenizer_is_given_tensors(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nobody", "--to", "int8"), "nobody: there is no such model in models"),
-        (("tagger/9", "--to", "int8"), "tagger/9: there is no such version"),
+        (("nobody", "--to", "int8"), "nobody: there is neither such a model in models"),
+        (("tagger/9", "--to", "int8"), "tagger/9: there is neither such a model"),
         (("tagger", "--to", "int3"), "--to: 'int3' is none of int8, uint8, fp16, bf16, int4"),
         (("tagger", "--to", "int8"), "nothing to quantize"),
         (("echo", "--to", "int8"), "only ONNX models can be quantized"),
