@@ -149,9 +149,9 @@ class _Work:
 
     def _proof(self, point: Point, bench: Bench, held: Dataset) -> Proof:
         parent, spec = self._parent.backend, self._parent.spec
-        nearness = bench.nearness(point.choice)
         work = trial.batches(spec, held.samples, TOKENS, ROWS)
         with bench.candidate(point.choice) as backend:
+            nearness = bench.nearness(backend)
             speed = trial.speeds(parent, [backend], spec, work, _PROVEN_ROUNDS)[0]
             by_length = {}
             for length in self._lengths():

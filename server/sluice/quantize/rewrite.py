@@ -193,7 +193,9 @@ class _Layering:
 
     def _blocks(self) -> None:
         layer, method = self._layer, self._method
-        blocks = numbers.by_blocks(self._matrix, method.bits, method.block)
+        blocks: numbers.Blocks = self._prepared.once(
+            ("blocks", layer.name, method), lambda: numbers.by_blocks(self._matrix, method.bits, method.block)
+        )
         inputs = [
             layer.value,
             self._draft.constant(f"{layer.name}/blocks", blocks.values),
@@ -233,7 +235,10 @@ class _Layering:
         """The product of bytes, as floats; `rounded` are the value's bytes, their scale and what stands for zero."""
         value, scale, zero = rounded
         layer, method = self._layer, self._method
-        columns = numbers.by_columns_unsigned(matrix) if method.unsigned else numbers.by_columns(matrix, method.bits)
+        columns: numbers.Columns = self._prepared.once(
+            ("columns", layer.name, method),
+            lambda: numbers.by_columns_unsigned(matrix) if method.unsigned else numbers.by_columns(matrix, method.bits),
+        )
         inputs = [
             value,
             self._draft.constant(f"{layer.name}/bytes", columns.values),

@@ -26,14 +26,17 @@ _SEARCHED = 2  # methods, the fastest first
 class Study(Protocol):
     """What can be asked of a choice."""
 
-    def nearness(self, choice: Choice, quickly: bool = False) -> Nearness:
-        """`quickly`: on fewer samples, enough to sort layers by."""
+    def measure(self, choice: Choice) -> Measured: ...
 
-    def speed(self, choice: Choice) -> float:
-        """How many times as fast as the parent."""
+    def loss(self, choice: Choice) -> float:
+        """How far the answers are from the parent's, on few samples: enough to sort layers by."""
 
-    def size(self, choice: Choice) -> int:
-        """Bytes of its file."""
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    nearness: Nearness
+    speed: float  # how many times as fast as the parent
+    size: int  # bytes of its file
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +88,10 @@ class Search:
 
     def _measure(self, name: str, choice: Choice, eligible: bool = True) -> Point:
         products = sum(layer.name in choice for layer in self._products)
+        found = self._study.measure(choice)
         point = Point(
-            name,
-            choice,
-            self._study.nearness(choice),
-            self._study.speed(choice),
-            self._study.size(choice),
-            eligible,
-            len(self._products) - products,
-        )
+            name, choice, found.nearness, found.speed, found.size, eligible, len(self._products) - products
+        )  # fmt: skip
         self._points.append(point)
         return point
 
@@ -148,7 +146,7 @@ class Search:
         losses: dict[str, float] = {}
         for number, layer in enumerate(self._products):
             self._progress(f"losses of {method.name}", number, len(self._products))
-            losses[layer.name] = max(0.0, self._study.nearness({layer.name: method}, quickly=True).loss)
+            losses[layer.name] = max(0.0, self._study.loss({layer.name: method}))
         self._progress(f"losses of {method.name}", len(self._products), len(self._products))
         self._losses[method.name] = losses
         return losses

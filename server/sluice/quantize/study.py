@@ -17,7 +17,7 @@ from sluice.evaluation.data import Sample
 from sluice.quantize import trial
 from sluice.quantize.nearness import Judge, Nearness
 from sluice.quantize.rewrite import Rewriter
-from sluice.quantize.search import Choice
+from sluice.quantize.search import Choice, Measured
 from sluice.spec import ModelSpec
 
 # As a server on a CPU batches: more gains nothing there.
@@ -50,22 +50,25 @@ class Bench:
         self._work = trial.batches(parent.spec, samples[:_TIMED], TOKENS, ROWS)
         self._folder = folder / "candidate"
 
-    def nearness(self, choice: Choice, quickly: bool = False) -> Nearness:
-        count = min(_QUICK, len(self._samples)) if quickly else len(self._samples)
+    def measure(self, choice: Choice) -> Measured:
+        with self.candidate(choice) as backend:
+            speed = trial.speeds(self._parent.backend, [backend], self._parent.spec, self._work, _ROUNDS)[0]
+            size = trial.size(self._folder / trial.MODEL)
+            return Measured(self.nearness(backend), speed, size)
+
+    def nearness(self, backend: Backend) -> Nearness:
+        found = self._of(backend, self._samples)
+        difference = trial.in_company(backend, self._parent.spec, self._samples)
+        return replace(self._parent.judge.near(self._answers, found), difference=difference)
+
+    def loss(self, choice: Choice) -> float:
+        count = min(_QUICK, len(self._samples))
         with self.candidate(choice) as backend:
             found = self._of(backend, self._samples[:count])
-            difference = 0.0 if quickly else trial.in_company(backend, self._parent.spec, self._samples)
-        return replace(self._parent.judge.near(self._answers[:count], found), difference=difference)
+        return self._parent.judge.near(self._answers[:count], found).loss
 
     def _of(self, backend: Backend, samples: Sequence[Sample]) -> list[Array]:
         return trial.answers(backend, self._parent.judge.output, samples)
-
-    def speed(self, choice: Choice) -> float:
-        with self.candidate(choice) as backend:
-            return trial.speeds(self._parent.backend, [backend], self._parent.spec, self._work, _ROUNDS)[0]
-
-    def size(self, choice: Choice) -> int:
-        return trial.write(self._rewriter.apply(choice), self._folder)
 
     @contextmanager
     def candidate(self, choice: Choice) -> Iterator[Backend]:

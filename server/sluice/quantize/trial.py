@@ -42,15 +42,23 @@ class Loaded:
     signature: Signature
 
 
-def write(model: ModelProto, directory: Path, name: str = MODEL) -> int:
-    """The model's file, and one beside it for the weights where a single one cannot hold them; their size."""
+def write(model: ModelProto, directory: Path, name: str = MODEL) -> None:
+    """The model's file, and one beside it for the weights where a single one cannot hold them."""
     directory.mkdir(parents=True, exist_ok=True)
-    path, weights = directory / name, directory / f"{name}.data"
+    path, weights = directory / name, _weights(directory / name)
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_SINGLE_FILE:
         onnx.save_model(model, path, save_as_external_data=True, location=weights.name)
     else:
         onnx.save_model(model, path)
-    return sum(each.stat().st_size for each in (path, weights) if each.exists())
+
+
+def size(path: Path) -> int:
+    """What `write` wrote, in bytes."""
+    return sum(each.stat().st_size for each in (path, _weights(path)) if each.exists())
+
+
+def _weights(path: Path) -> Path:
+    return path.with_name(f"{path.name}.data")
 
 
 @contextmanager

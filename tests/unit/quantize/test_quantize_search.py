@@ -8,7 +8,7 @@ import pytest
 from sluice.quantize.layers import Layer
 from sluice.quantize.methods import Menu, Method
 from sluice.quantize.nearness import Bounds, Nearness
-from sluice.quantize.search import Choice, Found, Search
+from sluice.quantize.search import Choice, Found, Measured, Search
 
 QUICK, CAREFUL, BATCH, TABLE = (
     Method("quick", "static"),
@@ -36,17 +36,14 @@ class Arithmetic:
     losses: Mapping[str, float]
     asked: int = 0
 
-    def nearness(self, choice: Choice, quickly: bool = False) -> Nearness:
+    def loss(self, choice: Choice) -> float:
         self.asked += 1
-        loss = sum(self.losses.get(name, 0.0) * _FACTORS[method.name] for name, method in choice.items())
-        return Nearness({"cosine_mean": 1 - loss}, "cosine_mean")
+        return sum(self.losses.get(name, 0.0) * _FACTORS[method.name] for name, method in choice.items())
 
-    def speed(self, choice: Choice) -> float:
+    def measure(self, choice: Choice) -> Measured:
         saved = sum((1 - _SECONDS[method.name]) * 0.1 for method in choice.values())
-        return 1 / (1 - saved)
-
-    def size(self, choice: Choice) -> int:
-        return 1000 - 50 * len(choice)
+        near = Nearness({"cosine_mean": 1 - self.loss(choice)}, "cosine_mean")
+        return Measured(near, 1 / (1 - saved), 1000 - 50 * len(choice))
 
 
 def found(study: Arithmetic, bound: float, menu: Menu) -> Found:
