@@ -25,7 +25,7 @@ from sluice.quantize import layers as finding
 from sluice.quantize import machine, source, targets, trial
 from sluice.quantize.layers import Layer
 from sluice.quantize.methods import Menu
-from sluice.quantize.nearness import Bounds, Judge
+from sluice.quantize.nearness import Bounds, Judge, Nearness
 from sluice.quantize.report import Proof, Report
 from sluice.quantize.rewrite import Ranges, Rewriter
 from sluice.quantize.search import Found, Point, Search
@@ -138,28 +138,27 @@ class _Work:
         missed: list[str] = []
         for number, point in enumerate(candidates):
             self._progress("proof", number, len(candidates))
-            proof = self._proof(point, bench, held)
-            wrong = self._wish.bounds.missed(proof.nearness)
-            if not wrong:
-                self._progress("proof", len(candidates), len(candidates))
-                return replace(report, chosen=point, proof=proof)
+            with bench.candidate(point.choice) as backend:
+                nearness = bench.nearness(backend)
+                wrong = self._wish.bounds.missed(nearness)
+                if not wrong:
+                    proof = self._proof(backend, nearness, held)
+                    self._progress("proof", len(candidates), len(candidates))
+                    return replace(report, chosen=point, proof=proof)
             missed = missed or [f"{point.name}: {why}, on samples that it was not chosen by" for why in wrong]
-            report = report if report.proof else replace(report, chosen=point, proof=proof)
         return replace(report, missed=tuple(missed))
 
-    def _proof(self, point: Point, bench: Bench, held: Dataset) -> Proof:
+    def _proof(self, backend: Backend, nearness: Nearness, held: Dataset) -> Proof:
         parent, spec = self._parent.backend, self._parent.spec
         work = trial.batches(spec, held.samples, TOKENS, ROWS)
-        with bench.candidate(point.choice) as backend:
-            nearness = bench.nearness(backend)
-            speed = trial.speeds(parent, [backend], spec, work, _PROVEN_ROUNDS)[0]
-            by_length = {}
-            for length in self._lengths():
-                random = np.random.default_rng(length)
-                row = Row(inputs=evaluation_data.tensors(spec, length, random))
-                one = trial.batches(spec, evaluation_data.dataset(self._wish.files, spec, [row], "").samples, 1, 1)
-                by_length[length] = trial.speeds(parent, [backend], spec, one * 4, _PROVEN_ROUNDS)[0]
-            right = self._right(backend, held)
+        speed = trial.speeds(parent, [backend], spec, work, _PROVEN_ROUNDS)[0]
+        by_length = {}
+        for length in self._lengths():
+            random = np.random.default_rng(length)
+            row = Row(inputs=evaluation_data.tensors(spec, length, random))
+            one = trial.batches(spec, evaluation_data.dataset(self._wish.files, spec, [row], "").samples, 1, 1)
+            by_length[length] = trial.speeds(parent, [backend], spec, one * 4, _PROVEN_ROUNDS)[0]
+        right = self._right(backend, held)
         return Proof(nearness, len(held.samples), speed, by_length, right)
 
     def _right(self, backend: Backend, held: Dataset) -> accuracy.Measures:
