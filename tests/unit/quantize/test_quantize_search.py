@@ -115,4 +115,4 @@ def test_the_search_asks_for_few_choices_as_a_whole() -> None:
     study = Arithmetic({f"layer{number}": 0.001 * number for number in range(8)})
     result = found(study, 0.999, Menu((QUICK, CAREFUL)))
     assert result.chosen is not None
-    assert study.asked <= 2 + 8 + 4
+    assert study.asked <= 2 + 8 + 2 * 4
