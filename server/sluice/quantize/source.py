@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from sluice.errors import ModelError
 from sluice.evaluation.runner import Allowed, trusted
-from sluice.store import manifest
+from sluice.store import encrypted, manifest
 from sluice.store.contents import files_of
 from sluice.store.manifest import Manifest
 from sluice.store.repository import VersionFiles
@@ -39,6 +39,9 @@ def read(files: VersionFiles) -> Origin:
         raise ModelError(
             f"{files.model}/{files.version}: only ONNX models can be quantized, not one of '{files.backend}'"
         )
+    if encrypted.header_of(files.path, files.directory, files.path.name) is not None:
+        how = "`sluice decrypt` it, quantize what comes of it, and encrypt that"
+        raise ModelError(f"{files.model}/{files.version}: is encrypted; {how}")
     sealed = trusted(files, Allowed())
     try:
         model = onnx.load(str(files.path), load_external_data=False)

@@ -1,7 +1,7 @@
 """Writes sentences of real English as JSON lines: what the Python library's own docstrings say.
 
 They are on every machine that runs this, in the same words for the same Python, and of lengths as people write:
-`python -m loadtests.texts build/texts.jsonl --count 1200`.
+`python -m loadtests.english build/texts.jsonl --count 1200`.
 """
 
 from __future__ import annotations
