@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
-from functools import partial
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -33,6 +32,9 @@ class EmbeddingsBody(msgspec.Struct):
     truncate: bool | Literal["left", "right"] | None = None
 
 
+# What a message is about, as `input[3]: …`.
+_FIELD = re.compile(r"(\w+)[\w.\[\]]*: ")
+
 EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
 
 
@@ -45,9 +47,9 @@ class OpenAI:
 
     def routes(self) -> list[Route]:
         return [
-            Route("POST", "/v1/embeddings", partial(_spoken, self.embeddings)),
-            Route("GET", "/v1/models", partial(_spoken, self.models)),
-            Route("GET", "/v1/models/{model}", partial(_spoken, self.model)),
+            Route("POST", "/v1/embeddings", self.embeddings, error_reply),
+            Route("GET", "/v1/models", self.models, error_reply),
+            Route("GET", "/v1/models/{model}", self.model, error_reply),
         ]
 
     async def embeddings(self, exchange: Exchange) -> Reply:
@@ -94,25 +96,16 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "sluice"}
 
 
-async def _spoken(endpoint: Callable[[Exchange], Awaitable[Reply]], exchange: Exchange) -> Reply:
+def error_reply(error: SluiceError) -> Reply:
     """Errors as OpenAI's clients know them."""
-    try:
-        return await endpoint(exchange)
-    except SluiceError as error:
-        return with_retry(_error(error), error)
-
-
-def _error(error: SluiceError) -> Reply:
     code = status.of(error).http
     kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
     kind = "rate_limit_error" if code == 429 else kind
-    names = {404: "model_not_found", 429: "rate_limit_exceeded"}
-    field, separator, _ = error.message.partition(":")
-    param = (
-        field
-        if separator and isinstance(error, InvalidRequest | UnknownModel) and field.replace("_", "").isalnum()
-        else None
-    )
-    return json_reply(
-        {"error": {"message": error.message, "type": kind, "param": param, "code": names.get(code)}}, code
-    )
+    name = "model_not_found" if isinstance(error, UnknownModel) else None
+    name = "rate_limit_exceeded" if code == 429 else name
+    field = _FIELD.match(error.message) if isinstance(error, InvalidRequest) else None
+    param = field[1] if field is not None else None
+    if isinstance(error, UnknownModel):
+        param = "model"
+    said = {"message": error.message, "type": kind, "param": param, "code": name}
+    return with_retry(json_reply({"error": said}, code), error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,14 +64,18 @@ class PredictBody(_Asked, kw_only=True):
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
 
 
-class _PipelineParameters(msgspec.Struct):
+class PipelineParameters(msgspec.Struct):
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     top_k: int | None = None
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
 
 
+class _Named(msgspec.Struct):
+    model: str = ""
+
+
 class PipelineBody(PredictBody, kw_only=True):
-    parameters: _PipelineParameters = msgspec.field(default_factory=_PipelineParameters)
+    parameters: PipelineParameters = msgspec.field(default_factory=PipelineParameters)
 
 
 class RerankBody(_Asked, kw_only=True):
@@ -82,20 +85,20 @@ class RerankBody(_Asked, kw_only=True):
     return_text: bool = False
 
 
-class _Sentences(msgspec.Struct):
+class Sentences(msgspec.Struct):
     source_sentence: str
     sentences: list[str]
 
 
-class _SimilarityParameters(msgspec.Struct):
+class SimilarityParameters(msgspec.Struct):
     truncate: bool | None = None
     truncation_direction: Direction = "Right"
     prompt_name: str | None = None
 
 
 class SimilarityBody(msgspec.Struct):
-    inputs: _Sentences
-    parameters: _SimilarityParameters = msgspec.field(default_factory=_SimilarityParameters)
+    inputs: Sentences
+    parameters: SimilarityParameters = msgspec.field(default_factory=SimilarityParameters)
     model: str = ""
 
 
@@ -112,6 +115,7 @@ class DecodeBody(msgspec.Struct):
     model: str = ""
 
 
+_NAMED = msgspec.json.Decoder(_Named)
 _EMBED = msgspec.json.Decoder(EmbedBody)
 _PREDICT = msgspec.json.Decoder(PredictBody)
 _PIPELINE = msgspec.json.Decoder(PipelineBody)
@@ -139,14 +143,14 @@ class TextEmbeddingsInference:
             "tokenize": self.tokenize,
             "decode": self.decode,
         }
-        routes = [Route("POST", f"/{name}", partial(_spoken, endpoint)) for name, endpoint in endpoints.items()]
+        routes = [Route("POST", f"/{name}", endpoint, error_reply) for name, endpoint in endpoints.items()]
         return [
             *routes,
-            Route("GET", "/info", partial(_spoken, self.info)),
-            Route("GET", "/health", partial(_spoken, self.health)),
-            Route("POST", "/", partial(_spoken, self.whatever)),
-            Route("POST", "/models/{model}", partial(_spoken, self.whatever)),
-            Route("POST", "/models/{model}/pipeline/{task}", partial(_spoken, self.whatever)),
+            Route("GET", "/info", self.info, error_reply),
+            Route("GET", "/health", self.health, error_reply),
+            Route("POST", "/", self.whatever, error_reply),
+            Route("POST", "/models/{model}", self.whatever, error_reply),
+            Route("POST", "/models/{model}/pipeline/{task}", self.whatever, error_reply),
         ]
 
     async def embed(self, exchange: Exchange) -> Reply:
@@ -337,8 +341,7 @@ class TextEmbeddingsInference:
         wanted = exchange.path.get("task", "")
         if wanted == "sentence-similarity" or b"source_sentence" in content[:4096]:
             return await self._similarity(exchange, schema.decode(_SIMILARITY, content), timeline)
-        named = exchange.model
-        _, _, text = self._model(exchange, named)
+        _, _, text = self._model(exchange, schema.decode(_NAMED, content).model)
         if text.profile.task in ("embedding", "sparse"):
             asked = schema.decode(_EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
@@ -348,6 +351,8 @@ class TextEmbeddingsInference:
     async def _pipeline(self, exchange: Exchange, wanted: PipelineBody, timeline: Timeline) -> Reply:
         """Classes as transformers' pipelines give them: a list of them for each text, also for a single one."""
         parameters = wanted.parameters
+        if parameters.top_k is not None and parameters.top_k < 1:
+            raise InvalidRequest(f"parameters.top_k: must be at least 1, not {parameters.top_k}")
         single, texts = _texts_or_pairs(wanted.inputs)
         model = self._model(exchange, wanted.model, "classification", "token-classification", "rerank")
         if model[2].profile.task == "token-classification":
@@ -365,7 +370,7 @@ class TextEmbeddingsInference:
             return await body.read(exchange, services.limits.max_message_bytes)
 
     def _model(self, exchange: Exchange, named: str, *tasks: str) -> tuple[str, str, TextInput]:
-        return self._texts.model(named or exchange.model or exchange.asked("model"), *tasks)
+        return self._texts.model(exchange.model or named or exchange.asked("model"), *tasks)
 
 
 def span(one: heads.Span) -> dict[str, Any]:
@@ -411,13 +416,10 @@ def _texts_or_pairs(given: str | list[str | list[str]]) -> tuple[bool, list[Text
     return False, texts
 
 
-async def _spoken(endpoint: Callable[[Exchange], Awaitable[Reply]], exchange: Exchange) -> Reply:
+def error_reply(error: SluiceError) -> Reply:
     """Errors as its clients know them."""
-    try:
-        return await endpoint(exchange)
-    except SluiceError as error:
-        code, kind = _code(error)
-        return with_retry(json_reply({"error": error.message, "error_type": kind}, code), error)
+    code, kind = _code(error)
+    return with_retry(json_reply({"error": error.message, "error_type": kind}, code), error)
 
 
 def _code(error: SluiceError) -> tuple[int, str]:

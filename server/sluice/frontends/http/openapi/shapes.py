@@ -191,18 +191,15 @@ class SparseValue(msgspec.Struct):
     value: float
 
 
-class Prediction(msgspec.Struct):
-    score: float
-    label: str
-
-
-class NamedPart(msgspec.Struct, omit_defaults=True):
-    """`entity_group` of joined tokens, `entity` and `index` of a single one."""
+class Finding(msgspec.Struct, omit_defaults=True):
+    """A class has a `label`. A named part of the text has what follows: an `entity_group`, if tokens were joined, else
+    the `entity` and the `index` of one."""
 
     score: float
-    word: str
-    start: int
-    end: int
+    label: str = ""
+    word: str = ""
+    start: int = 0
+    end: int = 0
     entity_group: str = ""
     entity: str = ""
     index: int = 0
@@ -220,6 +217,12 @@ class Token(msgspec.Struct):
     special: bool
     start: int | None
     stop: int | None
+
+
+class Pipeline(msgspec.Struct):
+    inputs: Any
+    parameters: Json = {}
+    model: str = ""
 
 
 class Info(msgspec.Struct):
