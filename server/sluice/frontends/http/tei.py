@@ -171,11 +171,7 @@ class TextEmbeddingsInference:
         timeline = Timeline()
         wanted = schema.decode(_EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "sparse")
-        found = [
-            [{"index": int(index), "value": float(value)} for index, value in zip(*each, strict=True)]
-            for each in answers.sparse(response)
-        ]
-        return answer(exchange, response, found, timeline)
+        return answer(exchange, response, _weights(response), timeline)
 
     async def _embedded(
         self, exchange: Exchange, wanted: EmbedBody, timeline: Timeline, task: str, per_token: bool = False
@@ -345,6 +341,8 @@ class TextEmbeddingsInference:
         if text.profile.task in ("embedding", "sparse"):
             asked = schema.decode(_EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
+            if text.profile.task == "sparse":
+                return answer(exchange, response, _weights(response), timeline)
             return answer(exchange, response, answers.embeddings(response, asked.normalize, asked.dimensions), timeline)
         return await self._pipeline(exchange, schema.decode(_PIPELINE, content), timeline)
 
@@ -377,6 +375,14 @@ def span(one: heads.Span) -> dict[str, Any]:
     """As transformers' pipelines give it."""
     kind = {"entity_group": one.label} if one.index is None else {"entity": one.label, "index": one.index}
     return kind | {"score": one.score, "word": one.word, "start": one.start, "end": one.end}
+
+
+def _weights(response: TextResponse) -> list[list[dict[str, Any]]]:
+    """Sparse vectors."""
+    return [
+        [{"index": int(index), "value": float(value)} for index, value in zip(*each, strict=True)]
+        for each in answers.sparse(response)
+    ]
 
 
 def best_first(scores: list[float]) -> list[int]:

@@ -28,7 +28,7 @@ _DESCRIPTION = (
 
 _STATUSES = {
     400: "Malformed, or it does not fit the model.",
-    404: "There is no such thing.",
+    404: "There is no such model, version, or whatever else was named.",
     413: "Too large, or too many texts.",
     422: "This very request failed or killed workers lately; it is not to be sent again.",
     424: "The model failed.",

@@ -104,7 +104,7 @@ def _tei() -> Iterator[Operation]:
     sentence = {"inputs": {"source_sentence": "Water rises.", "sentences": ["The pond fills.", "A dog barks."]}}
     query = {"query": "What is a sluice?", "texts": _DOCUMENTS}
     ranks = [{"index": 0, "score": 0.981}, {"index": 1, "score": 0.002}]
-    whatever = list[float | shapes.Finding | list[float | shapes.Finding]]
+    whatever = list[float | shapes.Json | list[float | shapes.Json]]
     predicted = list[shapes.Finding | list[shapes.Finding]]
     yield post("/embed", "Embeddings, one for each text.", list[list[float]], tei.EmbedBody, texts, vectors)
     summary = "The vectors of every token of each text, if the model gives them."

@@ -31,13 +31,16 @@ summary .dim { flex: 1 1 18rem; text-align: right; font-size: .9rem; }
 .method { min-width: 2.6rem; font: 700 12px ui-monospace, monospace; }
 .get { color: var(--get); } .post { color: var(--post); }
 .inside { padding: 0 .8rem .8rem; }
-pre { background: var(--soft); border: 1px solid var(--line); padding: .6rem .8rem; margin: .25rem 0; border-radius: 6px;
-  white-space: pre-wrap; }
+pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem;
+  margin: .25rem 0; white-space: pre-wrap; }
 code, pre { font-family: ui-monospace, monospace; font-size: 13px; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; width: 100%; table-layout: fixed; }
 td { text-align: left; padding: .25rem 1rem .25rem 0; vertical-align: top; border-top: 1px solid var(--line); }
-tr:first-child td { border-top: 0; } td:last-child { width: 55%; padding-right: 0; }
-td.dim { font-size: .85rem; white-space: nowrap; }
+tr:first-child td { border-top: 0; } td:first-child { width: 24%; } .kind { width: 25%; }
+td.dim { width: 13%; font-size: .85rem; }
+@media (max-width: 40rem) { body { padding: 1rem .75rem 3rem; } summary .dim { text-align: left; }
+  td, td:first-child, .kind, td.dim { display: inline-block; width: auto; border: 0; padding-bottom: 0; }
+  td:last-child { display: block; } tr { display: block; padding: .25rem 0; border-top: 1px solid var(--line); } }
 """
 
 
@@ -77,13 +80,11 @@ def _operation(document: dict[str, Any], path: str, method: str, operation: dict
         parts.append(f"<h3>Address</h3>{_table(rows)}")
     body = operation.get("requestBody")
     if body is not None:
-        parts.append(_fields("Body", body["content"]["application/json"]["schema"], document))
+        parts.append(_fields("Body", body["content"]["application/json"]["schema"], document, is_sent=True))
     answers = operation["responses"]
     answer = answers.get("200", {}).get("content", {}).get("application/json")
     if answer is not None:
-        parts.append(_fields("Answer", answer["schema"], document))
-        if "example" in answer:
-            parts.append(f"<pre>{_text(_json(answer['example']))}</pre>")
+        parts.append(_fields("Answer", answer["schema"], document, answer.get("example")))
     others = [(status, one["description"]) for status, one in answers.items() if status not in ("200", "default")]
     if others:
         rows = [(status, "", "", _text(meaning)) for status, meaning in others]
@@ -106,29 +107,34 @@ def _command(path: str, method: str, operation: dict[str, Any]) -> str:
     return f"{address} -d '{quoted}'"
 
 
-def _fields(title: str, schema: dict[str, Any], document: dict[str, Any]) -> str:
+def _fields(
+    title: str, schema: dict[str, Any], document: dict[str, Any], example: Any = None, is_sent: bool = False
+) -> str:
     """The fields of a value and of all that it consists of, each kind once."""
-    head, seen = f"<h3>{title}</h3>", set[str]()
-    own = _names(schema)
-    if "$ref" not in schema:
-        head = f"<h3>{title} <code>{_text(_kind(schema))}</code></h3>"
-    parts = [head]
+    own, seen = _names(schema), set[str]()
+    kind = "" if "$ref" in schema else f" <code>{_text(_kind(schema))}</code>"
+    parts = [f"<h3>{title}{kind}</h3>"]
+    if example is not None:
+        parts.append(f"<pre>{_text(_json(example))}</pre>")
     while own:
         name = own.pop(0)
         if name in seen:
             continue
         seen.add(name)
-        kind = document["components"]["schemas"][name]
-        required = set(kind.get("required", ()))
+        found = document["components"]["schemas"][name]
+        required = set(found.get("required", ()))
         rows = []
-        for field, one in kind.get("properties", {}).items():
-            told = "required" if field in required else _default(one)
+        for field, one in found.get("properties", {}).items():
+            if is_sent:
+                told = "required" if field in required else _default(one)
+            else:
+                told = "" if field in required else "if any"
             rows.append((field, _kind(one), told, _marked(one.get("description", ""))))
             own += _names(one)
         if len(seen) > 1 or "$ref" not in schema:
             parts.append(f"<h3 class='dim'>{_text(name)}</h3>")
-        if "description" in kind:
-            parts.append(f"<p class='dim'>{_marked(kind['description'])}</p>")
+        if "description" in found:
+            parts.append(f"<p class='dim'>{_marked(found['description'])}</p>")
         parts.append(_table(rows))
     return "".join(parts)
 
@@ -139,7 +145,7 @@ def _table(rows: list[tuple[str, str, str, str]]) -> str:
     for name, kind, told, meaning in rows:
         cells = f"<td><code>{_text(name)}</code></td>"
         if kind:
-            cells += f"<td><code>{_text(kind)}</code></td><td class='dim'>{_text(told)}</td>"
+            cells += f"<td class='kind'><code>{_text(kind)}</code></td><td class='dim'>{_text(told)}</td>"
         made.append(f"<tr>{cells}<td>{meaning}</td></tr>")
     return f"<table>{''.join(made)}</table>"
 
