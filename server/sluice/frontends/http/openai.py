@@ -13,7 +13,7 @@ from sluice.frontends import status
 from sluice.frontends.http import body, schema
 from sluice.frontends.http.reply import Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
-from sluice.frontends.http.texts import Texts, answer, direction, prompted, texts_or_tokens
+from sluice.frontends.http.texts import Texts, Truncation, answer, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers
 
@@ -29,7 +29,7 @@ class EmbeddingsBody(msgspec.Struct):
     dimensions: int | None = None
     user: str | None = None
     prompt_name: str | None = None  # ours, beyond what OpenAI has
-    truncate: bool | Literal["left", "right"] | None = None
+    truncate: Truncation | None = None
 
 
 # What a message is about, as `input[3]: …`.
@@ -64,8 +64,9 @@ class OpenAI:
                 raise InvalidRequest(f"dimensions: must be at least 1, not {wanted.dimensions}")
             if isinstance(texts[0], str):
                 texts = prompted([one for one in texts if isinstance(one, str)], model[2], wanted.prompt_name)
-        truncate = direction(wanted.truncate)
-        response = await self._texts.ask(exchange, model, texts, at="input", timeline=timeline, truncate=truncate)
+        response = await self._texts.ask(
+            exchange, model, texts, at="input", timeline=timeline, truncate=wanted.truncate
+        )
         vectors = answers.embeddings(response, dimensions=wanted.dimensions)
         is_text = wanted.encoding_format == "base64"
         value = {
@@ -88,7 +89,8 @@ class OpenAI:
         return json_reply({"object": "list", "data": [_model(name) for name in names]})
 
     async def model(self, exchange: Exchange) -> Reply:
-        self._services.catalog.live(exchange.model)
+        name, _, number = exchange.model.partition("/")
+        self._services.catalog.live(name, number)
         return json_reply(_model(exchange.model))
 
 

@@ -12,7 +12,7 @@ from sluice.frontends.http import body, schema
 from sluice.frontends.http.reply import REQUEST_ID, Reply
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.tei import best_first, span
-from sluice.frontends.http.texts import Texts, answer, check_count, direction, prompted
+from sluice.frontends.http.texts import Texts, Truncation, answer, check_count, prompted
 from sluice.request import Timeline
 from sluice.text import answers
 from sluice.text.tokenizing import Text
@@ -51,7 +51,7 @@ class Pair(msgspec.Struct):
 
 
 class InferenceParameters(msgspec.Struct):
-    truncate: bool | Literal["left", "right"] | None = None
+    truncate: Truncation | None = None
     prompt_name: str | None = None
     dimensions: int | None = None
     normalize: bool | None = None
@@ -181,6 +181,8 @@ class Rerank:
         plain = [one for one in texts if isinstance(one, str)]
         if tagging and len(plain) < len(texts):
             raise InvalidRequest("input: pairs cannot be tagged; send texts")
+        if profile.task == "rerank" and plain:
+            raise InvalidRequest(f"input: '{wanted.model_id}' says how well two texts go together; send pairs")
         if profile.task in ("embedding", "sparse") and len(plain) == len(texts):
             texts = [*prompted(plain, model[2], wanted.parameters.prompt_name)]
         response = await self._texts.ask(
@@ -189,7 +191,7 @@ class Rerank:
             texts,
             at="input",
             timeline=timeline,
-            truncate=direction(wanted.parameters.truncate),
+            truncate=wanted.parameters.truncate,
             offsets=tagging,
         )
         output = self._answers(response, texts, profile.task, wanted.parameters)

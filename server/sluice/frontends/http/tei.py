@@ -24,7 +24,7 @@ from sluice.frontends import status
 from sluice.frontends.http import body, schema
 from sluice.frontends.http.reply import Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
-from sluice.frontends.http.texts import MOST_TEXTS, Texts, answer, check_count, prompted, texts_or_tokens
+from sluice.frontends.http.texts import MOST_TEXTS, Texts, Truncation, answer, check_count, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers, heads
 from sluice.text.tokenizing import Options
@@ -42,12 +42,12 @@ Direction = Literal["Left", "Right", "left", "right"]
 class _Asked(msgspec.Struct):
     model: str = ""  # ours: which one, where several are served
     truncate: bool | None = None
-    truncation_direction: Direction = "Right"
+    truncation_direction: Direction | None = None
 
     @property
-    def direction(self) -> Literal["left", "right"] | None:
-        if not self.truncate:
-            return None
+    def direction(self) -> Truncation | None:
+        if not self.truncate or self.truncation_direction is None:
+            return self.truncate
         return "left" if self.truncation_direction.lower() == "left" else "right"
 
 
@@ -92,7 +92,7 @@ class Sentences(msgspec.Struct):
 
 class SimilarityParameters(msgspec.Struct):
     truncate: bool | None = None
-    truncation_direction: Direction = "Right"
+    truncation_direction: Direction | None = None
     prompt_name: str | None = None
 
 

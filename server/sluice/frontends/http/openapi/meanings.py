@@ -25,7 +25,7 @@ MEANINGS = {
     "truncate": "Whether a text that is too long is cut instead of being refused.",
     "EmbeddingsBody.truncate": "The end of a too long text that is cut, not refused; true is the right one.",
     "InferenceParameters.truncate": "As for `/v1/embeddings`.",
-    "truncation_direction": "The end that goes.",
+    "truncation_direction": "The end that goes; else as the model's settings say, or the right one.",
     "normalize": "Whether vectors are made unit vectors; else as the model's settings say.",
     "raw_scores": "Give scores as the model computed them, without softmax or sigmoid.",
     "aggregation_strategy": "How tokens are joined to named parts, as in transformers' pipelines.",

@@ -135,7 +135,7 @@ def _fields(
             parts.append(f"<h3 class='dim'>{_text(name)}</h3>")
         if "description" in found:
             parts.append(f"<p class='dim'>{_marked(found['description'])}</p>")
-        parts.append(_table(rows))
+        parts.append(_table(sorted(rows, key=lambda row: row[2] != "required")))
     return "".join(parts)
 
 
