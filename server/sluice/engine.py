@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 from sluice import classification
@@ -27,7 +28,7 @@ from sluice.reuse.answers import How, Reuse, marks
 from sluice.scheduler.entry import Work
 from sluice.telemetry.record import Record
 from sluice.text.inputs import TextInput, TextRequest, TextResponse
-from sluice.text.joining import all_or_none, joined, together
+from sluice.text.joining import Breath, Wave, joined, together
 from sluice.text.tokenizing import Encoded, Options, Text, Tokenizing
 from sluice.versions import Route
 
@@ -122,8 +123,11 @@ class Engine:
             raise InvalidRequest(f"'{request.model}' version {route.number} takes no texts: {why}")
         watched.rows = len(request.texts)
         encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
-        works = [validation.check(each, version.spec, version.rules) for each in text.each(request, encoded)]
-        parts = await all_or_none(self._compute(version, watched, work) for work in works)
+        breath, works = Breath(), []
+        for each in text.each(request, encoded):
+            works.append(text.patient(request, validation.check(each, version.spec, version.rules)))
+            await breath.take()
+        parts = await Wave(partial(self._compute, version, watched)).run(works, breath)
         together([work.request.timeline for work in works], request.timeline)
         return TextResponse(
             request.model,

@@ -19,13 +19,16 @@ def embeddings(
 ) -> list[np.ndarray[Any, np.dtype[np.float32]]]:  # fmt: skip
     """A vector for each text. A long text's is the mean of those of its windows."""
     profile = response.text.profile
+    wanted = profile.normalise if normalise is None else normalise
+    if len(response.parts) == len(response.texts) and not profile.pooling:  # all at once, which is much cheaper
+        whole = np.concatenate([outputs[0].array() for outputs in response.parts])
+        _check_dimensions(response, dimensions, whole.shape[-1])
+        return list(heads.shortened(whole, dimensions, wanted).astype(np.float32, copy=False))
     vectors = []
     for encoded, outputs in _texts(response):
         own = [heads.pool(one, profile.pooling) if profile.pooling else one for one in outputs]
         vector = own[0] if len(own) == 1 else heads.mean_of_windows(own, [len(each) for each in _windows(encoded)])
-        if dimensions is not None and dimensions > vector.shape[-1]:
-            raise InvalidRequest(f"dimensions: is {dimensions}, but '{response.model}' gives {vector.shape[-1]}")
-        wanted = profile.normalise if normalise is None else normalise
+        _check_dimensions(response, dimensions, vector.shape[-1])
         vectors.append(heads.shortened(vector, dimensions, wanted).astype(np.float32))
     return vectors
 
@@ -63,6 +66,11 @@ def spans(response: TextResponse, texts: Sequence[str], aggregation: Aggregation
 def sparse(response: TextResponse) -> list[tuple[Array, Array]]:
     """Tokens and their weights, for each text."""
     return [heads.sparse(np.concatenate(outputs)) for _, outputs in _texts(response)]
+
+
+def _check_dimensions(response: TextResponse, asked: int | None, there: int) -> None:
+    if asked is not None and asked > there:
+        raise InvalidRequest(f"dimensions: is {asked}, but '{response.model}' gives {there}")
 
 
 def _texts(response: TextResponse) -> Iterator[tuple[Encoded, list[Array]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from sluice.errors import InvalidRequest, ModelError
 from sluice.request import InferRequest, Parameter, Tensor, Timeline, decode_bytes
+from sluice.scheduler.entry import Work
 from sluice.spec import BYTES, NUMPY_TYPES, ModelSpec
 from sluice.store.settings import ModelSettings
 from sluice.text import profile as profiles
@@ -28,6 +29,9 @@ IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 MOST_CHARACTERS = 1 << 20
 
 _TRUNCATE = "truncate"
+
+# Beyond so many texts nobody expects an answer within the target of a single one.
+FEW = 16
 
 Direction = Literal["left", "right"]
 
@@ -149,6 +153,12 @@ class TextInput:
                     deadline=request.deadline,
                     timeline=Timeline(request.timeline.received),
                 )
+
+    def patient(self, request: TextRequest, work: Work) -> Work:
+        """Texts of a request of many are not as urgent as others, unless it says how urgent it is."""
+        if len(request.texts) <= FEW or "priority" in request.parameters:
+            return work
+        return replace(work, priority=1.0)
 
     def tensors(self, encoded: Encoded) -> tuple[Tensor, ...]:
         """One text as the inputs of a request for it alone."""

@@ -82,7 +82,7 @@ class OpenAI:
             "model": wanted.model or response.model,
             "usage": {"prompt_tokens": response.tokens, "total_tokens": response.tokens},
         }
-        return answer(exchange, response, value, timeline)
+        return await answer(exchange, response, value, timeline)
 
     async def models(self, exchange: Exchange) -> Reply:
         names = sorted({row.name for row in self._services.catalog.index(ready=True)})

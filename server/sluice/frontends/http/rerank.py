@@ -107,7 +107,7 @@ class Rerank:
             "usage": {"total_tokens": response.tokens},
             "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
         }
-        return answer(exchange, response, value, timeline)
+        return await answer(exchange, response, value, timeline)
 
     async def _ranked(
         self, exchange: Exchange, named: str, query: str, documents: Sequence[str], timeline: Timeline
@@ -148,7 +148,7 @@ class Rerank:
             "data": [{"index": index, "object": "score", "score": one} for index, one in enumerate(scores)],
             "usage": {"prompt_tokens": response.tokens, "total_tokens": response.tokens},
         }
-        return answer(exchange, response, value, timeline)
+        return await answer(exchange, response, value, timeline)
 
     async def _similar(
         self,
@@ -202,7 +202,7 @@ class Rerank:
             "output": output[0] if single else output,
             "usage": {"tokens": response.tokens},
         }
-        return answer(exchange, response, value, timeline)
+        return await answer(exchange, response, value, timeline)
 
     @staticmethod
     def _answers(

@@ -158,20 +158,20 @@ class TextEmbeddingsInference:
         wanted = schema.decode(_EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding")
         vectors = answers.embeddings(response, wanted.normalize, wanted.dimensions)
-        return answer(exchange, response, vectors, timeline)
+        return await answer(exchange, response, vectors, timeline)
 
     async def embed_all(self, exchange: Exchange) -> Reply:
         """The vector of each token, if the model gives them."""
         timeline = Timeline()
         wanted = schema.decode(_EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding", per_token=True)
-        return answer(exchange, response, answers.states(response), timeline)
+        return await answer(exchange, response, answers.states(response), timeline)
 
     async def embed_sparse(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
         wanted = schema.decode(_EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "sparse")
-        return answer(exchange, response, _weights(response), timeline)
+        return await answer(exchange, response, _weights(response), timeline)
 
     async def _embedded(
         self, exchange: Exchange, wanted: EmbedBody, timeline: Timeline, task: str, per_token: bool = False
@@ -202,7 +202,7 @@ class TextEmbeddingsInference:
             [{"score": one.score, "label": one.label} for one in each]
             for each in answers.classes(response, "none" if wanted.raw_scores else None)
         ]
-        return answer(exchange, response, found[0] if single else found, timeline)
+        return await answer(exchange, response, found[0] if single else found, timeline)
 
     async def _spans(
         self,
@@ -221,7 +221,7 @@ class TextEmbeddingsInference:
         )
         aggregation: Aggregation = wanted.aggregation_strategy
         found = [[span(one) for one in each] for each in answers.spans(response, plain, aggregation)]
-        return answer(exchange, response, found[0] if single else found, timeline)
+        return await answer(exchange, response, found[0] if single else found, timeline)
 
     async def rerank(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
@@ -237,7 +237,7 @@ class TextEmbeddingsInference:
             {"index": index, "score": scores[index]} | ({"text": wanted.texts[index]} if wanted.return_text else {})
             for index in best_first(scores)
         ]
-        return answer(exchange, response, ranks, timeline)
+        return await answer(exchange, response, ranks, timeline)
 
     async def similarity(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
@@ -255,7 +255,7 @@ class TextEmbeddingsInference:
             exchange, model, texts, at="inputs", timeline=timeline, truncate=asked.direction
         )
         source, *others = (heads.normalised(one) for one in answers.embeddings(response))
-        return answer(exchange, response, [float(np.dot(source, one)) for one in others], timeline)
+        return await answer(exchange, response, [float(np.dot(source, one)) for one in others], timeline)
 
     async def tokenize(self, exchange: Exchange) -> Reply:
         wanted = schema.decode(_TOKENIZE, await self._read(exchange))
@@ -342,8 +342,9 @@ class TextEmbeddingsInference:
             asked = schema.decode(_EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
             if text.profile.task == "sparse":
-                return answer(exchange, response, _weights(response), timeline)
-            return answer(exchange, response, answers.embeddings(response, asked.normalize, asked.dimensions), timeline)
+                return await answer(exchange, response, _weights(response), timeline)
+            vectors = answers.embeddings(response, asked.normalize, asked.dimensions)
+            return await answer(exchange, response, vectors, timeline)
         return await self._pipeline(exchange, schema.decode(_PIPELINE, content), timeline)
 
     async def _pipeline(self, exchange: Exchange, wanted: PipelineBody, timeline: Timeline) -> Reply:
@@ -359,7 +360,7 @@ class TextEmbeddingsInference:
         response = await self._texts.ask(exchange, model, texts, at="inputs", timeline=timeline, truncate="right")
         found = answers.classes(response, parameters.function_to_apply)
         value = [[{"score": one.score, "label": one.label} for one in each[: parameters.top_k]] for each in found]
-        return answer(exchange, response, value, timeline)
+        return await answer(exchange, response, value, timeline)
 
     async def _read(self, exchange: Exchange) -> bytes:
         services = self._services

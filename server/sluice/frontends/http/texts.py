@@ -6,13 +6,13 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import orjson
-
 from sluice.errors import InvalidRequest, TooLarge, UnknownModel
+from sluice.frontends.http.pieces import pieces
 from sluice.frontends.http.reply import JSON, REQUEST_ID, Reply, mark_headers, request_id
 from sluice.frontends.http.timeouts import deadline
 from sluice.request import RequestedOutput, Timeline
 from sluice.text.inputs import TextRequest, TextResponse
+from sluice.text.joining import Breath
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
@@ -41,7 +41,7 @@ class Texts:
         if not named:
             named = self._only(tasks)
         name, _, number = named.partition("/")
-        text = catalog.live(name, number).text
+        text = catalog.route(name, number).version.text
         if text is None:
             why = "it has no tokenizer.json, or other inputs than tokens"
             raise InvalidRequest(f"model: '{named}' takes no texts: {why}")
@@ -154,14 +154,18 @@ def _direction(wanted: Truncation | None, usual: Direction | None) -> Direction 
     return wanted or None
 
 
-def answer(exchange: Exchange, response: TextResponse, value: Any, timeline: Timeline) -> Reply:
+async def answer(exchange: Exchange, response: TextResponse, value: Any, timeline: Timeline) -> Reply:
     """The reply with its value as JSON, arrays included, and what it cost."""
     headers = [JSON]
     if echo := request_id(exchange.headers.get(REQUEST_ID, b"").decode("latin-1")):
         headers.append(echo)
     headers += mark_headers(response.parameters)
     headers += costs(response, timeline)
-    return Reply(200, headers, (orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY),))
+    breath, parts = Breath(), []
+    for piece in pieces(value):
+        parts.append(piece)
+        await breath.take()
+    return Reply(200, headers, tuple(parts) if len(parts) == 1 else (b"".join(parts),))
 
 
 def costs(response: TextResponse, timeline: Timeline) -> list[bytes]:
