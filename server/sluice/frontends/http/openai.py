@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from sluice.errors import InvalidRequest, RequestError, SluiceError, UnknownModel
+from sluice.errors import InvalidRequest, SluiceError, UnknownModel
 from sluice.frontends import status
 from sluice.frontends.http import body, schema
 from sluice.frontends.http.reply import Reply, json_reply, with_retry
@@ -101,7 +101,7 @@ def _model(name: str) -> dict[str, Any]:
 def error_reply(error: SluiceError) -> Reply:
     """Errors as OpenAI's clients know them."""
     code = status.of(error).http
-    kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
+    kind = "invalid_request_error" if code < 500 else "server_error"
     kind = "rate_limit_error" if code == 429 else kind
     name = "model_not_found" if isinstance(error, UnknownModel) else None
     name = "rate_limit_exceeded" if code == 429 else name

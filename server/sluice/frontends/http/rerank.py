@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from sluice.errors import InvalidRequest
+from sluice.errors import InvalidRequest, SluiceError
+from sluice.frontends import status
 from sluice.frontends.http import body, schema
-from sluice.frontends.http.reply import REQUEST_ID, Reply
+from sluice.frontends.http.reply import REQUEST_ID, Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.tei import best_first, span
 from sluice.frontends.http.texts import Texts, Truncation, answer, check_count, prompted
@@ -71,7 +72,7 @@ _INFERENCE = msgspec.json.Decoder(InferenceBody)
 
 
 class Rerank:
-    """`/v1/rerank`, `/v2/rerank`, `/score` and `/v1/inference`; errors look as in the Open Inference Protocol."""
+    """`/v1/rerank`, `/v2/rerank`, `/score` and `/v1/inference`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -79,10 +80,10 @@ class Rerank:
 
     def routes(self) -> list[Route]:
         return [
-            Route("POST", "/v1/rerank", self.rerank),
-            Route("POST", "/v2/rerank", self.rerank),
-            Route("POST", "/score", self.score),
-            Route("POST", "/v1/score", self.score),
+            Route("POST", "/v1/rerank", self.rerank, error_reply),
+            Route("POST", "/v2/rerank", self.rerank, error_reply),
+            Route("POST", "/score", self.score, error_reply),
+            Route("POST", "/v1/score", self.score, error_reply),
             Route("POST", "/v1/inference", self.inference),
         ]
 
@@ -232,6 +233,12 @@ class Rerank:
         with services.engine.reading:
             services.engine.check_memory()
             return await body.read(exchange, services.limits.max_message_bytes)
+
+
+def error_reply(error: SluiceError) -> Reply:
+    """Errors where Cohere's clients look for them, and Jina's, and everybody else's."""
+    told = dict.fromkeys(("error", "message", "detail"), error.message)
+    return with_retry(json_reply(told, status.of(error).http), error)
 
 
 def _cut(wanted: ScoreBody) -> Literal["right"] | None:

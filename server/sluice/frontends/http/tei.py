@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from sluice import __version__
@@ -22,9 +21,11 @@ from sluice.errors import (
 )
 from sluice.frontends import status
 from sluice.frontends.http import body, schema
+from sluice.frontends.http import tei_bodies as bodies
 from sluice.frontends.http.reply import Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
-from sluice.frontends.http.texts import MOST_TEXTS, Texts, Truncation, answer, check_count, prompted, texts_or_tokens
+from sluice.frontends.http.tei_bodies import Asked, EmbedBody, PipelineBody, PredictBody, SimilarityBody
+from sluice.frontends.http.texts import MOST_TEXTS, Texts, answer, check_count, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers, heads
 from sluice.text.tokenizing import Options
@@ -35,94 +36,6 @@ if TYPE_CHECKING:
     from sluice.text.heads import Aggregation
     from sluice.text.inputs import TextInput, TextResponse
     from sluice.text.tokenizing import Text
-
-Direction = Literal["Left", "Right", "left", "right"]
-
-
-class _Asked(msgspec.Struct):
-    model: str = ""  # ours: which one, where several are served
-    truncate: bool | None = None
-    truncation_direction: Direction | None = None
-
-    @property
-    def direction(self) -> Truncation | None:
-        if not self.truncate or self.truncation_direction is None:
-            return self.truncate
-        return "left" if self.truncation_direction.lower() == "left" else "right"
-
-
-class EmbedBody(_Asked, kw_only=True):
-    inputs: str | list[str | int | list[int]]
-    normalize: bool | None = None
-    prompt_name: str | None = None
-    dimensions: int | None = None
-
-
-class PredictBody(_Asked, kw_only=True):
-    inputs: str | list[str | list[str]]
-    raw_scores: bool = False
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
-
-
-class PipelineParameters(msgspec.Struct):
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    top_k: int | None = None
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
-
-
-class _Named(msgspec.Struct):
-    model: str = ""
-
-
-class PipelineBody(PredictBody, kw_only=True):
-    parameters: PipelineParameters = msgspec.field(default_factory=PipelineParameters)
-
-
-class RerankBody(_Asked, kw_only=True):
-    query: str
-    texts: list[str]
-    raw_scores: bool = False
-    return_text: bool = False
-
-
-class Sentences(msgspec.Struct):
-    source_sentence: str
-    sentences: list[str]
-
-
-class SimilarityParameters(msgspec.Struct):
-    truncate: bool | None = None
-    truncation_direction: Direction | None = None
-    prompt_name: str | None = None
-
-
-class SimilarityBody(msgspec.Struct):
-    inputs: Sentences
-    parameters: SimilarityParameters = msgspec.field(default_factory=SimilarityParameters)
-    model: str = ""
-
-
-class TokenizeBody(msgspec.Struct):
-    inputs: str | list[str]
-    add_special_tokens: bool = True
-    prompt_name: str | None = None
-    model: str = ""
-
-
-class DecodeBody(msgspec.Struct):
-    ids: list[int | list[int]]
-    skip_special_tokens: bool = True
-    model: str = ""
-
-
-_NAMED = msgspec.json.Decoder(_Named)
-_EMBED = msgspec.json.Decoder(EmbedBody)
-_PREDICT = msgspec.json.Decoder(PredictBody)
-_PIPELINE = msgspec.json.Decoder(PipelineBody)
-_RERANK = msgspec.json.Decoder(RerankBody)
-_SIMILARITY = msgspec.json.Decoder(SimilarityBody)
-_TOKENIZE = msgspec.json.Decoder(TokenizeBody)
-_DECODE = msgspec.json.Decoder(DecodeBody)
 
 
 class TextEmbeddingsInference:
@@ -155,7 +68,7 @@ class TextEmbeddingsInference:
 
     async def embed(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding")
         vectors = answers.embeddings(response, wanted.normalize, wanted.dimensions)
         return await answer(exchange, response, vectors, timeline)
@@ -163,13 +76,13 @@ class TextEmbeddingsInference:
     async def embed_all(self, exchange: Exchange) -> Reply:
         """The vector of each token, if the model gives them."""
         timeline = Timeline()
-        wanted = schema.decode(_EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding", per_token=True)
         return await answer(exchange, response, answers.states(response), timeline)
 
     async def embed_sparse(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "sparse")
         return await answer(exchange, response, _weights(response), timeline)
 
@@ -190,7 +103,7 @@ class TextEmbeddingsInference:
     async def predict(self, exchange: Exchange) -> Reply:
         """Classes of texts or pairs; named parts of texts, if that is what the model finds."""
         timeline = Timeline()
-        wanted = schema.decode(_PREDICT, await self._read(exchange))
+        wanted = schema.decode(bodies.PREDICT, await self._read(exchange))
         single, texts = _texts_or_pairs(wanted.inputs)
         model = self._model(exchange, wanted.model, "classification", "token-classification", "rerank")
         if model[2].profile.task == "token-classification":
@@ -225,7 +138,7 @@ class TextEmbeddingsInference:
 
     async def rerank(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_RERANK, await self._read(exchange))
+        wanted = schema.decode(bodies.RERANK, await self._read(exchange))
         check_count(wanted.texts, "texts")
         model = self._model(exchange, wanted.model, "rerank", "classification")
         pairs = [(wanted.query, one) for one in wanted.texts]
@@ -241,7 +154,7 @@ class TextEmbeddingsInference:
 
     async def similarity(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_SIMILARITY, await self._read(exchange))
+        wanted = schema.decode(bodies.SIMILARITY, await self._read(exchange))
         return await self._similarity(exchange, wanted, timeline)
 
     async def _similarity(self, exchange: Exchange, wanted: SimilarityBody, timeline: Timeline) -> Reply:
@@ -250,7 +163,7 @@ class TextEmbeddingsInference:
         texts = prompted(
             [wanted.inputs.source_sentence, *wanted.inputs.sentences], model[2], wanted.parameters.prompt_name
         )
-        asked = _Asked(truncate=wanted.parameters.truncate, truncation_direction=wanted.parameters.truncation_direction)
+        asked = Asked(truncate=wanted.parameters.truncate, truncation_direction=wanted.parameters.truncation_direction)
         response = await self._texts.ask(
             exchange, model, texts, at="inputs", timeline=timeline, truncate=asked.direction
         )
@@ -258,7 +171,7 @@ class TextEmbeddingsInference:
         return await answer(exchange, response, [float(np.dot(source, one)) for one in others], timeline)
 
     async def tokenize(self, exchange: Exchange) -> Reply:
-        wanted = schema.decode(_TOKENIZE, await self._read(exchange))
+        wanted = schema.decode(bodies.TOKENIZE, await self._read(exchange))
         _, _, text = self._model(exchange, wanted.model)
         texts = [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
         check_count(texts, "inputs")
@@ -283,7 +196,7 @@ class TextEmbeddingsInference:
         )
 
     async def decode(self, exchange: Exchange) -> Reply:
-        wanted = schema.decode(_DECODE, await self._read(exchange))
+        wanted = schema.decode(bodies.DECODE, await self._read(exchange))
         _, _, text = self._model(exchange, wanted.model)
         if not wanted.ids:
             raise InvalidRequest("ids: is empty")
@@ -336,16 +249,16 @@ class TextEmbeddingsInference:
         content = await self._read(exchange)
         wanted = exchange.path.get("task", "")
         if wanted == "sentence-similarity" or b"source_sentence" in content[:4096]:
-            return await self._similarity(exchange, schema.decode(_SIMILARITY, content), timeline)
-        _, _, text = self._model(exchange, schema.decode(_NAMED, content).model)
+            return await self._similarity(exchange, schema.decode(bodies.SIMILARITY, content), timeline)
+        _, _, text = self._model(exchange, schema.decode(bodies.NAMED, content).model)
         if text.profile.task in ("embedding", "sparse"):
-            asked = schema.decode(_EMBED, content)
+            asked = schema.decode(bodies.EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
             if text.profile.task == "sparse":
                 return await answer(exchange, response, _weights(response), timeline)
             vectors = answers.embeddings(response, asked.normalize, asked.dimensions)
             return await answer(exchange, response, vectors, timeline)
-        return await self._pipeline(exchange, schema.decode(_PIPELINE, content), timeline)
+        return await self._pipeline(exchange, schema.decode(bodies.PIPELINE, content), timeline)
 
     async def _pipeline(self, exchange: Exchange, wanted: PipelineBody, timeline: Timeline) -> Reply:
         """Classes as transformers' pipelines give them: a list of them for each text, also for a single one."""

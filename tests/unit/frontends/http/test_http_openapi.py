@@ -111,7 +111,7 @@ async def test_options_tells_what_is_possible(path: str, allowed: str) -> None:
         assert (answer.status, answer.headers["allow"], answer.body) == (200, allowed, b"")
 
 
-OPENAI, TEI, OTHER = "openai", "tei", "other"
+OPENAI, TEI, RERANK, OTHER = "openai", "tei", "rerank", "other"
 
 
 def form(error: Any) -> str:
@@ -120,6 +120,9 @@ def form(error: Any) -> str:
         assert set(error["error"]) == {"message", "type", "param", "code"}
         return OPENAI
     assert isinstance(error["error"], str)
+    if "detail" in error:
+        assert error == dict.fromkeys(("error", "message", "detail"), error["error"])
+        return RERANK
     assert set(error) <= {"error", "error_type"}
     return TEI if "error_type" in error else OTHER
 
@@ -128,7 +131,8 @@ PATHS = [
     ("/v1/embeddings", OPENAI),
     ("/embed", TEI),
     ("/models/echo", TEI),
-    ("/v1/rerank", OTHER),
+    ("/v1/rerank", RERANK),
+    ("/score", RERANK),
     ("/v1/inference", OTHER),
     ("/v2/models/echo/infer", OTHER),
     ("/v2/models/echo/aliases/production", OTHER),

@@ -13,7 +13,11 @@ from sluice.frontends.http.openapi.meanings import explain
 from sluice.frontends.http.openapi.operations import Operation
 
 _REF = "#/components/schemas/{name}"
-_ERRORS = {operations.OPENAI: shapes.OpenAIError, operations.TEI: shapes.TeiError}
+_ERRORS = {
+    operations.OPENAI: shapes.OpenAIError,
+    operations.TEI: shapes.TeiError,
+    operations.RERANK: shapes.RerankError,
+}
 
 _DESCRIPTION = (
     "Bodies are JSON, whatever their content type says, and may be compressed (`content-encoding`), as may answers. "

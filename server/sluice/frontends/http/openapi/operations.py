@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sluice.frontends.http import openai, rerank, schema, tei
+from sluice.frontends.http import openai, rerank, schema
+from sluice.frontends.http import tei_bodies as tei
 from sluice.frontends.http.openapi import shapes
 
 OPENAI, TEI, RERANK, SIMPLE = "OpenAI", "Text Embeddings Inference", "Rerank and score", "One call for any text model"

@@ -28,6 +28,14 @@ class OpenAIError(msgspec.Struct):
     error: OpenAIErrorBody
 
 
+class RerankError(msgspec.Struct):
+    """The same three times, where the clients of each API look for it."""
+
+    error: str
+    message: str
+    detail: str
+
+
 class TeiError(msgspec.Struct):
     error: str
     error_type: Literal["Validation", "Tokenizer", "Backend", "Overloaded", "Unhealthy"]
