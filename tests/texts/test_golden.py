@@ -22,7 +22,7 @@ STRATEGIES = ("none", "simple", "first", "average", "max")
 
 def make() -> Any:
     """The script that made the expected answers; it imports torch only when it runs."""
-    source = (HERE / "make_golden.py").read_text(encoding="utf-8")
+    source = (HERE / "make_text_golden.py").read_text(encoding="utf-8")
     constants: dict[str, Any] = {}
     for name in ("TEXTS", "PAIRS"):
         begin = source.index(f"{name} = (")
