@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -80,14 +81,14 @@ class Rerank:
 
     def routes(self) -> list[Route]:
         return [
-            Route("POST", "/v1/rerank", self.rerank, error_reply),
-            Route("POST", "/v2/rerank", self.rerank, error_reply),
+            Route("POST", "/v1/rerank", partial(self.rerank, "1"), error_reply),
+            Route("POST", "/v2/rerank", partial(self.rerank, "2"), error_reply),
             Route("POST", "/score", self.score, error_reply),
             Route("POST", "/v1/score", self.score, error_reply),
             Route("POST", "/v1/inference", self.inference),
         ]
 
-    async def rerank(self, exchange: Exchange) -> Reply:
+    async def rerank(self, api: str, exchange: Exchange) -> Reply:
         timeline = Timeline()
         wanted = schema.decode(_RERANK, await self._read(exchange))
         documents = [one if isinstance(one, str) else one.text for one in wanted.documents]
@@ -106,7 +107,7 @@ class Rerank:
             "model": wanted.model or response.model,
             "results": results,
             "usage": {"total_tokens": response.tokens},
-            "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
+            "meta": {"api_version": {"version": api}, "billed_units": {"search_units": 1}},
         }
         return await answer(exchange, response, value, timeline)
 
