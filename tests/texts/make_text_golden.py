@@ -1,7 +1,7 @@
 """Makes the small models under golden/ and what transformers' own pipelines say with them.
 
-Run it, only to change them, in an environment with torch and transformers: `python tests/texts/make_text_golden.py`. The
-models are tiny and random; their tokenizer knows the pieces of the texts.
+Run it, only to change them, in an environment with torch and transformers: `python tests/texts/make_text_golden.py`.
+The models are tiny and random; their tokenizer knows the pieces of the texts.
 """
 
 # mypy: disable-error-code="import-not-found, import-untyped"
