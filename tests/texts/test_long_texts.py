@@ -34,6 +34,11 @@ def test_what_an_operator_says_is_done(tmp_path: Path, start_server: StartServer
     np.testing.assert_allclose(embed(server, " ".join(words), "windows"), expected, rtol=1e-5)
 
     np.testing.assert_allclose(embed(server, " ".join(words), "left"), texts.vector("green " * 6), rtol=1e-5)
+    cut = embed(server, " ".join(words), "left", truncate=True)
+    np.testing.assert_allclose(cut, texts.vector("green " * 6), rtol=1e-5)
+    long = {"inputs": " ".join(words), "model": "left", "truncate": False}
+    refused, error = server.request("POST", "/embed", long)
+    assert (refused, "takes at most 8" in error["error"]) == (422, True)
     np.testing.assert_allclose(embed(server, "cat", "prompted"), texts.vector("blue cat"), rtol=1e-5)
     np.testing.assert_allclose(
         embed(server, "cat", "prompted", prompt_name="query"), texts.vector("red cat"), rtol=1e-5

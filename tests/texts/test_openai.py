@@ -54,6 +54,9 @@ async def test_the_asynchronous_client(server: Server) -> None:
 def test_models(client: openai.OpenAI) -> None:
     assert {one.id for one in client.models.list()} == {"classifier", "embedder", "ner", "reranker", "splade"}
     assert client.models.retrieve("embedder").id == "embedder"
+    assert client.models.retrieve("embedder/1").id == "embedder/1"
+    with pytest.raises(openai.NotFoundError, match="version 2"):
+        client.models.retrieve("embedder/2")
 
 
 def test_errors_are_those_that_the_client_knows(client: openai.OpenAI) -> None:

@@ -26,6 +26,7 @@ def test_documents_are_ranked(server: Server, path: str) -> None:
     ]
     assert found["usage"]["total_tokens"] == 16
     assert found["id"]
+    assert found["meta"]["api_version"] == {"version": path[2]}
     _, best = server.request("POST", path, {**body, "top_n": 1, "return_documents": True})
     assert [(one["index"], one["document"]) for one in best["results"]] == [(1, {"text": "red red"})]
 
@@ -56,6 +57,18 @@ def test_one_call_for_every_task(server: Server) -> None:
     assert ask("ner", ["Anna", "cat"])[1] == []
     assert ask("reranker", [["x", "red"], {"text": "x", "text_pair": "cat"}]) == pytest.approx([sigmoid(1), 0.5])
     assert ask("splade", "red")["indices"] == [2, 3, 4]
+    np.testing.assert_allclose(ask("embedder", "red cat", normalize=False), texts.vector("red cat"), rtol=1e-5)
+    assert [one["score"] for one in ask("classifier", {"text": "red red"}, raw_scores=True)] == [2, 0, 0]
+    tokens = ask("ner", "New York", aggregation_strategy="none")
+    assert [(one["entity"], one["index"]) for one in tokens] == [("B-LOC", 1), ("I-LOC", 2)]
+    assert ask("reranker", {"text": "x", "text_pair": "red"}, raw_scores=True) == 1
+
+
+def test_long_texts_are_cut_for_scores_if_wished(server: Server) -> None:
+    body = {"model": "embedder", "text_1": "red " * 30, "text_2": "red"}
+    assert server.request("POST", "/score", body)[0] == 400
+    status, found = server.request("POST", "/score", {**body, "truncate_prompt_tokens": -1})
+    assert (status, len(found["data"])) == (200, 1)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +81,9 @@ def test_one_call_for_every_task(server: Server) -> None:
         ("/v1/inference", {"model_id": "embedder", "input": 3}, 400, "input: expected"),
         ("/v1/inference", {"model_id": "embedder", "input": ["a", 3]}, 400, "input[1]"),
         ("/v1/inference", {"model_id": "embedder", "input": "a", "parameters": {"truncate": 3}}, 400, "truncate"),
+        ("/v1/inference", {"model_id": "reranker", "input": ["a", "b"]}, 400, "send pairs"),
+        ("/v1/inference", {"model_id": "ner", "input": [["a", "b"]]}, 400, "pairs cannot be tagged"),
+        ("/v1/inference", {"model_id": "splade", "input": "a", "parameters": {"dimensions": 0}}, 400, "dimensions"),
         ("/v1/inference", {"input": "a"}, 400, "model_id"),
         ("/v1/inference", {"model_id": "none", "input": "a"}, 404, "none"),
     ],

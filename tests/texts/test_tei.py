@@ -48,6 +48,14 @@ def test_sparse_vectors_name_tokens(server: Server) -> None:
     np.testing.assert_allclose([one["value"] for one in found[0]], np.log(2), rtol=1e-6)
 
 
+def test_a_path_that_names_a_model_has_the_word(server: Server) -> None:
+    _, expected = server.request("POST", "/embed", {"inputs": ["red"]})
+    assert server.request("POST", "/models/embedder", {"inputs": ["red"], "model": "ner"}) == (200, expected)
+    assert server.request("POST", "/", {"inputs": ["red"], "model": "embedder"}) == (200, expected)
+    _, sparse = server.request("POST", "/embed_sparse", {"inputs": ["red"]})
+    assert server.request("POST", "/models/splade", {"inputs": ["red"]}) == (200, sparse)
+
+
 def test_classes_come_best_first(server: Server) -> None:
     _, found = server.request("POST", "/predict", {"inputs": "blue blue red", "model": "classifier"})
     assert [one["label"] for one in found] == ["blue", "red", "green"]

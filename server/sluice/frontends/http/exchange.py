@@ -11,7 +11,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from sluice.errors import Cancelled, InternalError, SluiceError, Stopping
-from sluice.frontends.http.reply import REQUEST_ID, SMALL_BODY, Reply, error_reply, request_id
+from sluice.frontends.http.reply import REQUEST_ID, SMALL_BODY, Errors, Reply, error_reply, request_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -71,6 +71,7 @@ class Exchange:
         "cancel_on_disconnect",
         "content_length",
         "disconnected",
+        "errors",
         "expects_continue",
         "failure",
         "headers",
@@ -101,6 +102,7 @@ class Exchange:
         self.body_bytes = 0
         self.more_body = True
         self.failure: SluiceError | None = None
+        self.errors: Errors = error_reply  # as the API that is asked has them
         self.disconnected = False
         self.cancel_on_disconnect = False
         self._started = False
@@ -155,12 +157,16 @@ class Exchange:
         found = urllib.parse.parse_qs(self.query.decode("latin-1")).get(name)
         return found[0] if found else ""
 
+    def check(self) -> None:
+        """Raise what is wrong with the request already."""
+        if self.failure is not None:
+            raise self.failure
+
     async def body(self) -> bytes:
         """The whole body as it was sent; a stalled or oversized one raises, as does a client that leaves."""
         if self.more_body:
             await self._receive_rest()
-        if self.failure is not None:
-            raise self.failure
+        self.check()
         if self.disconnected:
             raise Cancelled("the client went away")
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -189,7 +195,7 @@ class Exchange:
             if self._started:
                 self._connection.abort()
             elif not self.disconnected:  # the server's time to stop is over
-                self._write_whole(error_reply(Stopping("the server is stopping")))
+                self._write_whole(self.errors(Stopping("the server is stopping")))
         except Exception:
             _log.exception("cannot write the answer of %s %s", self.method, self.raw_path.decode())
             self._connection.abort()
@@ -198,14 +204,12 @@ class Exchange:
 
     async def _ask(self, application: Application) -> Reply:
         try:
-            if self.failure is not None:
-                raise self.failure
             return await application(self)
         except SluiceError as error:
-            return error_reply(error)
+            return self.errors(error)
         except Exception:
             _log.exception("unexpected error in %s %s", self.method, self.raw_path.decode())
-            return error_reply(InternalError("internal error"))
+            return self.errors(InternalError("internal error"))
 
     async def _answer(self, reply: Reply) -> None:
         if not await self._client_listens():

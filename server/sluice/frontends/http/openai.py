@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
-from functools import partial
+import re
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from sluice.errors import InvalidRequest, RequestError, SluiceError, UnknownModel
+from sluice.errors import InvalidRequest, SluiceError, UnknownModel
 from sluice.frontends import status
 from sluice.frontends.http import body, schema
 from sluice.frontends.http.reply import Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
-from sluice.frontends.http.texts import Texts, answer, direction, prompted, texts_or_tokens
+from sluice.frontends.http.texts import Texts, Truncation, answer, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers
 
@@ -30,8 +29,11 @@ class EmbeddingsBody(msgspec.Struct):
     dimensions: int | None = None
     user: str | None = None
     prompt_name: str | None = None  # ours, beyond what OpenAI has
-    truncate: bool | Literal["left", "right"] | None = None
+    truncate: Truncation | None = None
 
+
+# What a message is about, as `input[3]: …`.
+_FIELD = re.compile(r"(\w+)[\w.\[\]]*: ")
 
 EMBEDDINGS = msgspec.json.Decoder(EmbeddingsBody)
 
@@ -45,9 +47,9 @@ class OpenAI:
 
     def routes(self) -> list[Route]:
         return [
-            Route("POST", "/v1/embeddings", partial(_spoken, self.embeddings)),
-            Route("GET", "/v1/models", partial(_spoken, self.models)),
-            Route("GET", "/v1/models/{model}", partial(_spoken, self.model)),
+            Route("POST", "/v1/embeddings", self.embeddings, error_reply),
+            Route("GET", "/v1/models", self.models, error_reply),
+            Route("GET", "/v1/models/{model}", self.model, error_reply),
         ]
 
     async def embeddings(self, exchange: Exchange) -> Reply:
@@ -62,8 +64,9 @@ class OpenAI:
                 raise InvalidRequest(f"dimensions: must be at least 1, not {wanted.dimensions}")
             if isinstance(texts[0], str):
                 texts = prompted([one for one in texts if isinstance(one, str)], model[2], wanted.prompt_name)
-        truncate = direction(wanted.truncate)
-        response = await self._texts.ask(exchange, model, texts, at="input", timeline=timeline, truncate=truncate)
+        response = await self._texts.ask(
+            exchange, model, texts, at="input", timeline=timeline, truncate=wanted.truncate
+        )
         vectors = answers.embeddings(response, dimensions=wanted.dimensions)
         is_text = wanted.encoding_format == "base64"
         value = {
@@ -86,7 +89,8 @@ class OpenAI:
         return json_reply({"object": "list", "data": [_model(name) for name in names]})
 
     async def model(self, exchange: Exchange) -> Reply:
-        self._services.catalog.live(exchange.model)
+        name, _, number = exchange.model.partition("/")
+        self._services.catalog.live(name, number)
         return json_reply(_model(exchange.model))
 
 
@@ -94,25 +98,16 @@ def _model(name: str) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "sluice"}
 
 
-async def _spoken(endpoint: Callable[[Exchange], Awaitable[Reply]], exchange: Exchange) -> Reply:
+def error_reply(error: SluiceError) -> Reply:
     """Errors as OpenAI's clients know them."""
-    try:
-        return await endpoint(exchange)
-    except SluiceError as error:
-        return with_retry(_error(error), error)
-
-
-def _error(error: SluiceError) -> Reply:
     code = status.of(error).http
-    kind = "invalid_request_error" if isinstance(error, RequestError) else "server_error"
+    kind = "invalid_request_error" if code < 500 else "server_error"
     kind = "rate_limit_error" if code == 429 else kind
-    names = {404: "model_not_found", 429: "rate_limit_exceeded"}
-    field, separator, _ = error.message.partition(":")
-    param = (
-        field
-        if separator and isinstance(error, InvalidRequest | UnknownModel) and field.replace("_", "").isalnum()
-        else None
-    )
-    return json_reply(
-        {"error": {"message": error.message, "type": kind, "param": param, "code": names.get(code)}}, code
-    )
+    name = "model_not_found" if isinstance(error, UnknownModel) else None
+    name = "rate_limit_exceeded" if code == 429 else name
+    field = _FIELD.match(error.message) if isinstance(error, InvalidRequest) else None
+    param = field[1] if field is not None else None
+    if isinstance(error, UnknownModel):
+        param = "model"
+    said = {"message": error.message, "type": kind, "param": param, "code": name}
+    return with_retry(json_reply({"error": said}, code), error)

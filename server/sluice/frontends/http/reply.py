@@ -1,8 +1,9 @@
-"""Answers before they become bytes, and the one shape in which errors leave over HTTP."""
+"""Answers before they become bytes, and the shape of errors over HTTP, unless an API has one of its own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -65,7 +66,12 @@ def plain_error(status: int, message: str) -> Reply:
     return json_reply({"error": message}, status)
 
 
+# An error in the form that clients of an API expect.
+Errors = Callable[["SluiceError"], Reply]
+
+
 def error_reply(error: SluiceError) -> Reply:
+    """As in the Open Inference Protocol, and where no other API has a word in it."""
     return with_retry(plain_error(status.of(error).http, error.message), error)
 
 

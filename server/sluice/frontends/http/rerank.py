@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from sluice.errors import InvalidRequest
+from sluice.errors import InvalidRequest, SluiceError
+from sluice.frontends import status
 from sluice.frontends.http import body, schema
-from sluice.frontends.http.reply import REQUEST_ID, Reply
+from sluice.frontends.http.reply import REQUEST_ID, Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.tei import best_first, span
-from sluice.frontends.http.texts import Texts, answer, check_count, direction, prompted
+from sluice.frontends.http.texts import Texts, Truncation, answer, check_count, prompted
 from sluice.request import Timeline
 from sluice.text import answers
 from sluice.text.tokenizing import Text
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
     from sluice.text.inputs import TextInput, TextResponse
 
 
-class _Document(msgspec.Struct):
+class Document(msgspec.Struct):
     text: str
 
 
-class RerankBody(msgspec.Struct):
+class DocumentsBody(msgspec.Struct):
     query: str
-    documents: list[str | _Document]
+    documents: list[str | Document]
     model: str = ""
     top_n: int | None = None
     return_documents: bool = False
@@ -45,19 +47,33 @@ class ScoreBody(msgspec.Struct):
     truncate_prompt_tokens: int | None = None
 
 
+class Pair(msgspec.Struct):
+    text: str
+    text_pair: str | None = None
+
+
+class InferenceParameters(msgspec.Struct):
+    truncate: Truncation | None = None
+    prompt_name: str | None = None
+    dimensions: int | None = None
+    normalize: bool | None = None
+    raw_scores: bool = False
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
+
+
 class InferenceBody(msgspec.Struct):
     model_id: str
-    input: Any
-    parameters: dict[str, Any] = {}
+    input: str | Pair | list[str | Pair | list[str]]
+    parameters: InferenceParameters = msgspec.field(default_factory=InferenceParameters)
 
 
-_RERANK = msgspec.json.Decoder(RerankBody)
+_RERANK = msgspec.json.Decoder(DocumentsBody)
 _SCORE = msgspec.json.Decoder(ScoreBody)
 _INFERENCE = msgspec.json.Decoder(InferenceBody)
 
 
 class Rerank:
-    """`/v1/rerank`, `/v2/rerank`, `/score` and `/v1/inference`; errors look as in the Open Inference Protocol."""
+    """`/v1/rerank`, `/v2/rerank`, `/score` and `/v1/inference`."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -65,14 +81,14 @@ class Rerank:
 
     def routes(self) -> list[Route]:
         return [
-            Route("POST", "/v1/rerank", self.rerank),
-            Route("POST", "/v2/rerank", self.rerank),
-            Route("POST", "/score", self.score),
-            Route("POST", "/v1/score", self.score),
+            Route("POST", "/v1/rerank", partial(self.rerank, "1"), error_reply),
+            Route("POST", "/v2/rerank", partial(self.rerank, "2"), error_reply),
+            Route("POST", "/score", self.score, error_reply),
+            Route("POST", "/v1/score", self.score, error_reply),
             Route("POST", "/v1/inference", self.inference),
         ]
 
-    async def rerank(self, exchange: Exchange) -> Reply:
+    async def rerank(self, api: str, exchange: Exchange) -> Reply:
         timeline = Timeline()
         wanted = schema.decode(_RERANK, await self._read(exchange))
         documents = [one if isinstance(one, str) else one.text for one in wanted.documents]
@@ -91,7 +107,7 @@ class Rerank:
             "model": wanted.model or response.model,
             "results": results,
             "usage": {"total_tokens": response.tokens},
-            "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": 1}},
+            "meta": {"api_version": {"version": api}, "billed_units": {"search_units": 1}},
         }
         return await answer(exchange, response, value, timeline)
 
@@ -121,10 +137,12 @@ class Rerank:
             raise InvalidRequest(f"text_2: has {len(second)} texts, but text_1 has {len(first)}")
         model = self._texts.model(wanted.model, "rerank", "classification", "embedding")
         if model[2].profile.task == "embedding":
-            response, scores = await self._similar(exchange, model, first, second, timeline)
+            response, scores = await self._similar(exchange, model, (first, second), timeline, _cut(wanted))
         else:
             pairs: list[Text] = list(zip(first, second, strict=True))
-            response = await self._texts.ask(exchange, model, pairs, at="text_2", timeline=timeline)
+            response = await self._texts.ask(
+                exchange, model, pairs, at="text_2", timeline=timeline, truncate=_cut(wanted)
+            )
             scores = answers.scores(response)
         value = {
             "object": "list",
@@ -138,15 +156,15 @@ class Rerank:
         self,
         exchange: Exchange,
         model: tuple[str, str, TextInput],
-        first: Sequence[str],
-        second: Sequence[str],
+        pairs: tuple[Sequence[str], Sequence[str]],
         timeline: Timeline,
+        truncate: Literal["right"] | None,
     ) -> tuple[TextResponse, list[float]]:
         """The cosines of two lists' embeddings."""
+        first, second = pairs
         different = list(dict.fromkeys([*first, *second]))
-        response = await self._texts.ask(
-            exchange, model, prompted(different, model[2], None), at="text", timeline=timeline
-        )
+        texts = prompted(different, model[2], None)
+        response = await self._texts.ask(exchange, model, texts, at="text", timeline=timeline, truncate=truncate)
         vectors = dict(zip(different, answers.embeddings(response, normalise=True), strict=True))
         return response, [float(vectors[one] @ vectors[other]) for one, other in zip(first, second, strict=True)]
 
@@ -156,22 +174,26 @@ class Rerank:
         wanted = schema.decode(_INFERENCE, await self._read(exchange))
         model = self._texts.model(wanted.model_id)
         profile = model[2].profile
-        single = isinstance(wanted.input, str) or (
-            profile.task in ("rerank", "classification") and isinstance(wanted.input, dict)
-        )
-        items = [wanted.input] if single else wanted.input
-        texts = _any_texts(items)
+        single = not isinstance(wanted.input, list)
+        texts = _any_texts(wanted.input if isinstance(wanted.input, list) else [wanted.input])
+        wrong = wanted.parameters.dimensions
+        if wrong is not None and wrong < 1:
+            raise InvalidRequest(f"parameters.dimensions: must be at least 1, not {wrong}")
         tagging = profile.task == "token-classification"
         plain = [one for one in texts if isinstance(one, str)]
+        if tagging and len(plain) < len(texts):
+            raise InvalidRequest("input: pairs cannot be tagged; send texts")
+        if profile.task == "rerank" and plain:
+            raise InvalidRequest(f"input: '{wanted.model_id}' says how well two texts go together; send pairs")
         if profile.task in ("embedding", "sparse") and len(plain) == len(texts):
-            texts = [*prompted(plain, model[2], wanted.parameters.get("prompt_name"))]
+            texts = [*prompted(plain, model[2], wanted.parameters.prompt_name)]
         response = await self._texts.ask(
             exchange,
             model,
             texts,
             at="input",
             timeline=timeline,
-            truncate=direction(wanted.parameters.get("truncate")),
+            truncate=wanted.parameters.truncate,
             offsets=tagging,
         )
         output = self._answers(response, texts, profile.task, wanted.parameters)
@@ -185,19 +207,24 @@ class Rerank:
         return await answer(exchange, response, value, timeline)
 
     @staticmethod
-    def _answers(response: TextResponse, texts: Sequence[Text], task: str, parameters: dict[str, Any]) -> list[Any]:
+    def _answers(
+        response: TextResponse, texts: Sequence[Text], task: str, parameters: InferenceParameters
+    ) -> list[Any]:
+        activation: Literal["none"] | None = "none" if parameters.raw_scores else None
         match task:
             case "embedding":
-                return list(answers.embeddings(response, dimensions=parameters.get("dimensions")))
+                return list(answers.embeddings(response, parameters.normalize, parameters.dimensions))
             case "classification":
                 return [
-                    [{"label": one.label, "score": one.score} for one in each] for each in answers.classes(response)
+                    [{"label": one.label, "score": one.score} for one in each]
+                    for each in answers.classes(response, activation)
                 ]
             case "token-classification":
-                plain = [one if isinstance(one, str) else one[0] for one in texts]
-                return [[span(one) for one in each] for each in answers.spans(response, plain)]
+                plain = [one for one in texts if isinstance(one, str)]
+                found = answers.spans(response, plain, parameters.aggregation_strategy)
+                return [[span(one) for one in each] for each in found]
             case "rerank":
-                return list(answers.scores(response))
+                return list(answers.scores(response, activation))
             case "sparse":
                 return [{"indices": each[0], "values": each[1]} for each in answers.sparse(response)]
         return [part[0].array()[0] for part in response.parts]
@@ -209,20 +236,29 @@ class Rerank:
             return await body.read(exchange, services.limits.max_message_bytes)
 
 
-def _any_texts(items: Any) -> list[Text]:
+def error_reply(error: SluiceError) -> Reply:
+    """Errors where Cohere's clients look for them, and Jina's, and everybody else's."""
+    told = dict.fromkeys(("error", "message", "detail"), error.message)
+    return with_retry(json_reply(told, status.of(error).http), error)
+
+
+def _cut(wanted: ScoreBody) -> Literal["right"] | None:
+    """Whether long texts are cut, always to what the model reads."""
+    return "right" if wanted.truncate_prompt_tokens is not None else None
+
+
+def _any_texts(items: Sequence[str | Pair | list[str]]) -> list[Text]:
     """Texts, or pairs as `{"text": …, "text_pair": …}` or `[…, …]`."""
-    if not isinstance(items, list):
-        raise InvalidRequest("input: expected a text, texts, or pairs of texts")
     check_count(items, "input")
     texts: list[Text] = []
     for index, item in enumerate(items):
         match item:
             case str():
                 texts.append(item)
-            case [str() as one, str() as other] | {"text": str() as one, "text_pair": str() as other}:
+            case [one, other]:
                 texts.append((one, other))
-            case {"text": str() as one}:
-                texts.append(one)
+            case Pair(text=one, text_pair=second):
+                texts.append(one if second is None else (one, second))
             case _:
                 raise InvalidRequest(f"input[{index}]: expected a text, or a pair of texts")
     if len({isinstance(one, str) for one in texts}) > 1:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from sluice import __version__
@@ -23,8 +21,10 @@ from sluice.errors import (
 )
 from sluice.frontends import status
 from sluice.frontends.http import body, schema
+from sluice.frontends.http import tei_bodies as bodies
 from sluice.frontends.http.reply import Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
+from sluice.frontends.http.tei_bodies import Asked, EmbedBody, PipelineBody, PredictBody, SimilarityBody
 from sluice.frontends.http.texts import MOST_TEXTS, Texts, answer, check_count, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers, heads
@@ -36,89 +36,6 @@ if TYPE_CHECKING:
     from sluice.text.heads import Aggregation
     from sluice.text.inputs import TextInput, TextResponse
     from sluice.text.tokenizing import Text
-
-Direction = Literal["Left", "Right", "left", "right"]
-
-
-class _Asked(msgspec.Struct):
-    model: str = ""  # ours: which one, where several are served
-    truncate: bool | None = None
-    truncation_direction: Direction = "Right"
-
-    @property
-    def direction(self) -> Literal["left", "right"] | None:
-        if not self.truncate:
-            return None
-        return "left" if self.truncation_direction.lower() == "left" else "right"
-
-
-class EmbedBody(_Asked, kw_only=True):
-    inputs: str | list[str | int | list[int]]
-    normalize: bool | None = None
-    prompt_name: str | None = None
-    dimensions: int | None = None
-
-
-class PredictBody(_Asked, kw_only=True):
-    inputs: str | list[str | list[str]]
-    raw_scores: bool = False
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
-
-
-class _PipelineParameters(msgspec.Struct):
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    top_k: int | None = None
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
-
-
-class PipelineBody(PredictBody, kw_only=True):
-    parameters: _PipelineParameters = msgspec.field(default_factory=_PipelineParameters)
-
-
-class RerankBody(_Asked, kw_only=True):
-    query: str
-    texts: list[str]
-    raw_scores: bool = False
-    return_text: bool = False
-
-
-class _Sentences(msgspec.Struct):
-    source_sentence: str
-    sentences: list[str]
-
-
-class _SimilarityParameters(msgspec.Struct):
-    truncate: bool | None = None
-    truncation_direction: Direction = "Right"
-    prompt_name: str | None = None
-
-
-class SimilarityBody(msgspec.Struct):
-    inputs: _Sentences
-    parameters: _SimilarityParameters = msgspec.field(default_factory=_SimilarityParameters)
-    model: str = ""
-
-
-class TokenizeBody(msgspec.Struct):
-    inputs: str | list[str]
-    add_special_tokens: bool = True
-    prompt_name: str | None = None
-    model: str = ""
-
-
-class DecodeBody(msgspec.Struct):
-    ids: list[int | list[int]]
-    skip_special_tokens: bool = True
-    model: str = ""
-
-
-_EMBED = msgspec.json.Decoder(EmbedBody)
-_PREDICT = msgspec.json.Decoder(PredictBody)
-_PIPELINE = msgspec.json.Decoder(PipelineBody)
-_RERANK = msgspec.json.Decoder(RerankBody)
-_SIMILARITY = msgspec.json.Decoder(SimilarityBody)
-_TOKENIZE = msgspec.json.Decoder(TokenizeBody)
-_DECODE = msgspec.json.Decoder(DecodeBody)
 
 
 class TextEmbeddingsInference:
@@ -139,19 +56,19 @@ class TextEmbeddingsInference:
             "tokenize": self.tokenize,
             "decode": self.decode,
         }
-        routes = [Route("POST", f"/{name}", partial(_spoken, endpoint)) for name, endpoint in endpoints.items()]
+        routes = [Route("POST", f"/{name}", endpoint, error_reply) for name, endpoint in endpoints.items()]
         return [
             *routes,
-            Route("GET", "/info", partial(_spoken, self.info)),
-            Route("GET", "/health", partial(_spoken, self.health)),
-            Route("POST", "/", partial(_spoken, self.whatever)),
-            Route("POST", "/models/{model}", partial(_spoken, self.whatever)),
-            Route("POST", "/models/{model}/pipeline/{task}", partial(_spoken, self.whatever)),
+            Route("GET", "/info", self.info, error_reply),
+            Route("GET", "/health", self.health, error_reply),
+            Route("POST", "/", self.whatever, error_reply),
+            Route("POST", "/models/{model}", self.whatever, error_reply),
+            Route("POST", "/models/{model}/pipeline/{task}", self.whatever, error_reply),
         ]
 
     async def embed(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding")
         vectors = answers.embeddings(response, wanted.normalize, wanted.dimensions)
         return await answer(exchange, response, vectors, timeline)
@@ -159,19 +76,15 @@ class TextEmbeddingsInference:
     async def embed_all(self, exchange: Exchange) -> Reply:
         """The vector of each token, if the model gives them."""
         timeline = Timeline()
-        wanted = schema.decode(_EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding", per_token=True)
         return await answer(exchange, response, answers.states(response), timeline)
 
     async def embed_sparse(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "sparse")
-        found = [
-            [{"index": int(index), "value": float(value)} for index, value in zip(*each, strict=True)]
-            for each in answers.sparse(response)
-        ]
-        return await answer(exchange, response, found, timeline)
+        return await answer(exchange, response, _weights(response), timeline)
 
     async def _embedded(
         self, exchange: Exchange, wanted: EmbedBody, timeline: Timeline, task: str, per_token: bool = False
@@ -190,7 +103,7 @@ class TextEmbeddingsInference:
     async def predict(self, exchange: Exchange) -> Reply:
         """Classes of texts or pairs; named parts of texts, if that is what the model finds."""
         timeline = Timeline()
-        wanted = schema.decode(_PREDICT, await self._read(exchange))
+        wanted = schema.decode(bodies.PREDICT, await self._read(exchange))
         single, texts = _texts_or_pairs(wanted.inputs)
         model = self._model(exchange, wanted.model, "classification", "token-classification", "rerank")
         if model[2].profile.task == "token-classification":
@@ -226,7 +139,7 @@ class TextEmbeddingsInference:
 
     async def rerank(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_RERANK, await self._read(exchange))
+        wanted = schema.decode(bodies.RERANK, await self._read(exchange))
         check_count(wanted.texts, "texts")
         model = self._model(exchange, wanted.model, "rerank", "classification")
         pairs = [(wanted.query, one) for one in wanted.texts]
@@ -243,7 +156,7 @@ class TextEmbeddingsInference:
 
     async def similarity(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_SIMILARITY, await self._read(exchange))
+        wanted = schema.decode(bodies.SIMILARITY, await self._read(exchange))
         return await self._similarity(exchange, wanted, timeline)
 
     async def _similarity(self, exchange: Exchange, wanted: SimilarityBody, timeline: Timeline) -> Reply:
@@ -252,7 +165,7 @@ class TextEmbeddingsInference:
         texts = prompted(
             [wanted.inputs.source_sentence, *wanted.inputs.sentences], model[2], wanted.parameters.prompt_name
         )
-        asked = _Asked(truncate=wanted.parameters.truncate, truncation_direction=wanted.parameters.truncation_direction)
+        asked = Asked(truncate=wanted.parameters.truncate, truncation_direction=wanted.parameters.truncation_direction)
         response = await self._texts.ask(
             exchange, model, texts, at="inputs", timeline=timeline, truncate=asked.direction
         )
@@ -260,7 +173,7 @@ class TextEmbeddingsInference:
         return await answer(exchange, response, [float(np.dot(source, one)) for one in others], timeline)
 
     async def tokenize(self, exchange: Exchange) -> Reply:
-        wanted = schema.decode(_TOKENIZE, await self._read(exchange))
+        wanted = schema.decode(bodies.TOKENIZE, await self._read(exchange))
         _, _, text = self._model(exchange, wanted.model)
         texts = [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
         check_count(texts, "inputs")
@@ -285,7 +198,7 @@ class TextEmbeddingsInference:
         )
 
     async def decode(self, exchange: Exchange) -> Reply:
-        wanted = schema.decode(_DECODE, await self._read(exchange))
+        wanted = schema.decode(bodies.DECODE, await self._read(exchange))
         _, _, text = self._model(exchange, wanted.model)
         if not wanted.ids:
             raise InvalidRequest("ids: is empty")
@@ -338,20 +251,22 @@ class TextEmbeddingsInference:
         content = await self._read(exchange)
         wanted = exchange.path.get("task", "")
         if wanted == "sentence-similarity" or b"source_sentence" in content[:4096]:
-            return await self._similarity(exchange, schema.decode(_SIMILARITY, content), timeline)
-        named = exchange.model
-        _, _, text = self._model(exchange, named)
+            return await self._similarity(exchange, schema.decode(bodies.SIMILARITY, content), timeline)
+        _, _, text = self._model(exchange, schema.decode(bodies.NAMED, content).model)
         if text.profile.task in ("embedding", "sparse"):
-            asked = schema.decode(_EMBED, content)
+            asked = schema.decode(bodies.EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
-            return await answer(
-                exchange, response, answers.embeddings(response, asked.normalize, asked.dimensions), timeline
-            )
-        return await self._pipeline(exchange, schema.decode(_PIPELINE, content), timeline)
+            if text.profile.task == "sparse":
+                return await answer(exchange, response, _weights(response), timeline)
+            vectors = answers.embeddings(response, asked.normalize, asked.dimensions)
+            return await answer(exchange, response, vectors, timeline)
+        return await self._pipeline(exchange, schema.decode(bodies.PIPELINE, content), timeline)
 
     async def _pipeline(self, exchange: Exchange, wanted: PipelineBody, timeline: Timeline) -> Reply:
         """Classes as transformers' pipelines give them: a list of them for each text, also for a single one."""
         parameters = wanted.parameters
+        if parameters.top_k is not None and parameters.top_k < 1:
+            raise InvalidRequest(f"parameters.top_k: must be at least 1, not {parameters.top_k}")
         single, texts = _texts_or_pairs(wanted.inputs)
         model = self._model(exchange, wanted.model, "classification", "token-classification", "rerank")
         if model[2].profile.task == "token-classification":
@@ -369,13 +284,21 @@ class TextEmbeddingsInference:
             return await body.read(exchange, services.limits.max_message_bytes)
 
     def _model(self, exchange: Exchange, named: str, *tasks: str) -> tuple[str, str, TextInput]:
-        return self._texts.model(named or exchange.model or exchange.asked("model"), *tasks)
+        return self._texts.model(exchange.model or named or exchange.asked("model"), *tasks)
 
 
 def span(one: heads.Span) -> dict[str, Any]:
     """As transformers' pipelines give it."""
     kind = {"entity_group": one.label} if one.index is None else {"entity": one.label, "index": one.index}
     return kind | {"score": one.score, "word": one.word, "start": one.start, "end": one.end}
+
+
+def _weights(response: TextResponse) -> list[list[dict[str, Any]]]:
+    """Sparse vectors."""
+    return [
+        [{"index": int(index), "value": float(value)} for index, value in zip(*each, strict=True)]
+        for each in answers.sparse(response)
+    ]
 
 
 def best_first(scores: list[float]) -> list[int]:
@@ -415,13 +338,10 @@ def _texts_or_pairs(given: str | list[str | list[str]]) -> tuple[bool, list[Text
     return False, texts
 
 
-async def _spoken(endpoint: Callable[[Exchange], Awaitable[Reply]], exchange: Exchange) -> Reply:
+def error_reply(error: SluiceError) -> Reply:
     """Errors as its clients know them."""
-    try:
-        return await endpoint(exchange)
-    except SluiceError as error:
-        code, kind = _code(error)
-        return with_retry(json_reply({"error": error.message, "error_type": kind}, code), error)
+    code, kind = _code(error)
+    return with_retry(json_reply({"error": error.message, "error_type": kind}, code), error)
 
 
 def _code(error: SluiceError) -> tuple[int, str]:

@@ -17,11 +17,14 @@ from sluice.text.joining import Breath
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
     from sluice.frontends.services import Services
-    from sluice.text.inputs import TextInput
+    from sluice.text.inputs import Direction, TextInput
     from sluice.text.tokenizing import Text
 
 # As many as OpenAI takes in one request.
 MOST_TEXTS = 2048
+
+# Whether a too long text is cut, and at which end; False: it is refused, whatever the model's settings say.
+Truncation = bool | Literal["left", "right"]
 
 
 class Texts:
@@ -74,7 +77,7 @@ class Texts:
         *,
         at: str,
         timeline: Timeline,
-        truncate: Literal["left", "right"] | None = None,
+        truncate: Truncation | None = None,
         offsets: bool = False,
         output: str = "",
     ) -> TextResponse:
@@ -93,7 +96,7 @@ class Texts:
             deadline=deadline(exchange.headers, timeline.received),
             timeline=timeline,
             texts=texts,
-            truncate=truncate if truncate is not None else text.profile.truncate,
+            truncate=_direction(truncate, text.profile.truncate),
             overlap=text.profile.overlap
             if text.profile.pooling or text.profile.task != "token-classification"
             else None,
@@ -143,16 +146,12 @@ def check_count(texts: Sequence[object], at: str) -> None:
         raise TooLarge(f"{at}: has {len(texts)} texts, more than {MOST_TEXTS}")
 
 
-def direction(wanted: object) -> Literal["left", "right"] | None:
-    """The end of a too long text that may go, as requests say it: true, "left" or "right"."""
-    match wanted:
-        case None | False:
-            return None
-        case True | "right":
-            return "right"
-        case "left":
-            return "left"
-    raise InvalidRequest(f'truncate: must be true, false, "left" or "right", not {wanted!r:.40}')
+def _direction(wanted: Truncation | None, usual: Direction | None) -> Direction | None:
+    if wanted is None:
+        return usual
+    if wanted is True:
+        return usual or "right"
+    return wanted or None
 
 
 async def answer(exchange: Exchange, response: TextResponse, value: Any, timeline: Timeline) -> Reply:

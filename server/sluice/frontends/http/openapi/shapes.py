@@ -28,6 +28,14 @@ class OpenAIError(msgspec.Struct):
     error: OpenAIErrorBody
 
 
+class RerankError(msgspec.Struct):
+    """The same three times, where the clients of each API look for it."""
+
+    error: str
+    message: str
+    detail: str
+
+
 class TeiError(msgspec.Struct):
     error: str
     error_type: Literal["Validation", "Tokenizer", "Backend", "Overloaded", "Unhealthy"]
@@ -137,8 +145,8 @@ class Change(msgspec.Struct):
     time: str
     by: str
     alias: str
-    before: str | None
-    after: str | None
+    before: str
+    after: str
     reason: str
 
 
@@ -191,18 +199,15 @@ class SparseValue(msgspec.Struct):
     value: float
 
 
-class Prediction(msgspec.Struct):
-    score: float
-    label: str
-
-
-class NamedPart(msgspec.Struct, omit_defaults=True):
-    """`entity_group` of joined tokens, `entity` and `index` of a single one."""
+class Finding(msgspec.Struct, omit_defaults=True):
+    """A class has a `label`. A named part of the text has what follows: an `entity_group`, if tokens were joined, else
+    the `entity` and the `index` of one."""
 
     score: float
-    word: str
-    start: int
-    end: int
+    label: str = ""
+    word: str = ""
+    start: int = 0
+    end: int = 0
     entity_group: str = ""
     entity: str = ""
     index: int = 0
@@ -220,6 +225,12 @@ class Token(msgspec.Struct):
     special: bool
     start: int | None
     stop: int | None
+
+
+class Pipeline(msgspec.Struct):
+    inputs: Any
+    parameters: Json = {}
+    model: str = ""
 
 
 class Info(msgspec.Struct):
