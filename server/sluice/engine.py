@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -64,6 +64,16 @@ class Reading:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, SluiceError):
             self._record.refused(InferRequest("", "", ()), error)
+
+
+@asynccontextmanager
+async def _until(deadline: float | None) -> AsyncIterator[None]:
+    """Give up what is done in the block when nobody wants it any more."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("Deadline Exceeded") from None
 
 
 class Engine:
@@ -131,7 +141,8 @@ class Engine:
             why = "it has no tokenizer.json, or other inputs than tokens"
             raise InvalidRequest(f"'{request.model}' version {route.number} takes no texts: {why}")
         watched.rows = len(request.texts)
-        encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
+        async with _until(request.deadline):
+            encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
         breath, works = Breath(), []
         for each in text.each(request, encoded):
             works.append(text.patient(request, validation.check(each, version.spec, version.rules)))

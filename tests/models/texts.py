@@ -134,6 +134,31 @@ def splade(repository: Path, name: str = "splade") -> Path:
     return _save(repository, name, nodes, outputs, '[text]\ntask = "sparse"\n', table=table)
 
 
+_READER = """
+class Model:
+    def load(self, directory, parameters): ...
+
+    def run(self, inputs):
+        if (inputs["input_ids"] == 8).any():
+            raise RuntimeError("no dogs")
+        return {"count": inputs["attention_mask"].sum(axis=1, keepdims=True)}
+"""
+
+
+def reader(repository: Path, name: str = "reader", more: str = "") -> Path:
+    """How many tokens there are, one text at a time; it raises for a dog."""
+    directory = repository / name
+    tokenizer(directory / "1")
+    (directory / "1" / "model.py").write_text(_READER)
+    inputs = "".join(
+        f'[[input]]\nname = "{one}"\ndatatype = "INT64"\nshape = [-1, -1]\nbatch_axis = 0\nsequence_axis = 1\n'
+        for one in ("input_ids", "attention_mask")
+    )
+    output = '[[output]]\nname = "count"\ndatatype = "INT64"\nshape = [-1, 1]\nbatch_axis = 0\n'
+    (directory / "model.toml").write_text(f"max_batch_rows = 1\n{more}{inputs}{output}")
+    return directory
+
+
 def all_of_them(repository: Path) -> Path:
     for make in (embedder, classifier, tagger, reranker, splade):
         make(repository)

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from sluice.errors import InvalidRequest, ModelError
+from sluice.errors import InvalidRequest, ModelError, TooLarge
 from sluice.request import InferRequest, Parameter, Tensor, Timeline, decode_bytes
 from sluice.scheduler.entry import Work
 from sluice.spec import BYTES, NUMPY_TYPES, ModelSpec
@@ -27,6 +27,9 @@ IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 
 # Beyond that a text is refused unread: tokenizing it would take a second.
 MOST_CHARACTERS = 1 << 20
+
+# As many come in one request as OpenAI takes.
+MOST_TEXTS = 2048
 
 _TRUNCATE = "truncate"
 
@@ -244,6 +247,8 @@ def _strings(tensor: Tensor) -> Sequence[str]:
         raise InvalidRequest(f"{at} has the datatype '{tensor.datatype}', but texts are BYTES")
     if len(tensor.shape) not in (1, 2) or (len(tensor.shape) == 2 and tensor.shape[1] != 1):
         raise InvalidRequest(f"unexpected shape for {at}: expected [-1] or [-1, 1], got {list(tensor.shape)}")
+    if tensor.shape[0] > MOST_TEXTS:
+        raise TooLarge(f"{at} has {tensor.shape[0]} elements, and at most {MOST_TEXTS} texts come in one request")
     elements = decode_bytes(tensor.data, tensor.name)
     if len(elements) != tensor.shape[0]:
         raise InvalidRequest(f"{at} has {len(elements)} elements, but its shape says {tensor.shape[0]}")

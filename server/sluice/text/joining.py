@@ -21,6 +21,9 @@ _R = TypeVar("_R")
 FIRST_ROOM = 16
 MOST_ROOM = 256
 
+# Seconds after which it is worth asking again at a door that says nothing about it.
+LEAST_WAIT = 0.05
+
 # How long one request may keep the event loop to itself.
 _BREATH = 0.0005
 
@@ -44,7 +47,8 @@ class Wave(Generic[_W, _R]):
 
     What the queue refuses while others of the same request are under way is tried again when one of them is done: many
     texts are more than can be answered within the target, and are not wanted sooner than they can be. So a request is
-    refused as a whole only if not even one of its texts is let in.
+    refused as a whole only if not even one of its texts is let in. Once some are answered, the others come again when
+    they are advised to: what was done for it shall not have been for nothing.
     """
 
     def __init__(self, compute: Callable[[_W], Coroutine[Any, Any, _R]]) -> None:
@@ -64,7 +68,11 @@ class Wave(Generic[_W, _R]):
                     self._running[loop.create_task(self._compute(works[index]))] = index
                     await breath.take()
                 done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-                self._land(done, results, waiting)
+                refusal = self._land(done, results, waiting)
+                if refusal is not None and not self._running:  # nothing of it is under way that would make room
+                    if not results:
+                        raise refusal
+                    await asyncio.sleep(max(LEAST_WAIT, refusal.retry_after or 0.0))
                 await breath.take()
         except BaseException:
             for task in self._running:
@@ -77,9 +85,12 @@ class Wave(Generic[_W, _R]):
             raise
         return [results[index] for index in range(len(works))]
 
-    def _land(self, done: set[asyncio.Task[_R]], results: dict[int, _R], waiting: deque[int]) -> None:
+    def _land(
+        self, done: set[asyncio.Task[_R]], results: dict[int, _R], waiting: deque[int]
+    ) -> Overloaded | QueueFull | None:
+        """Note what became of these; why all were refused, if so."""
         refused: list[int] = []
-        error: BaseException | None = None
+        error: Overloaded | QueueFull | None = None
         for task in done:
             index = self._running.pop(task)
             failure = task.exception() if not task.cancelled() else asyncio.CancelledError()
@@ -91,12 +102,10 @@ class Wave(Generic[_W, _R]):
                 error = failure
             else:
                 raise failure
-        if not refused:
-            return
-        if error is not None and not self._running and len(refused) == len(done):
-            raise error  # nothing of it is under way that would make room
-        self._room = max(1, len(self._running))
-        waiting.extendleft(sorted(refused, reverse=True))
+        if refused:
+            self._room = max(1, len(self._running))
+            waiting.extendleft(sorted(refused, reverse=True))
+        return error if len(refused) == len(done) else None
 
 
 def joined(parts: Sequence[tuple[Tensor, ...]], spec: ModelSpec) -> tuple[Tensor, ...]:

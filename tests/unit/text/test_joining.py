@@ -55,6 +55,17 @@ async def test_no_room_for_any_refuses_all() -> None:
         await Wave(Queue(0).compute).run(range(100), Breath())
 
 
+async def test_what_was_done_is_not_thrown_away() -> None:
+    queue = Queue(5)
+
+    async def compute(work: int) -> int:
+        queue.room = 0 if 60 <= queue.calls < 70 else 5  # others came between
+        return await queue.compute(work)
+
+    assert await Wave(compute).run(range(100), Breath()) == [10 * number for number in range(100)]
+    assert queue.calls > 110
+
+
 async def test_a_failure_ends_the_others() -> None:
     queue = Queue(50)
     with pytest.raises(ModelFailed):

@@ -25,9 +25,10 @@ from sluice.frontends.http import tei_bodies as bodies
 from sluice.frontends.http.reply import Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.tei_bodies import Asked, EmbedBody, PipelineBody, PredictBody, SimilarityBody
-from sluice.frontends.http.texts import MOST_TEXTS, Texts, answer, check_count, prompted, texts_or_tokens
+from sluice.frontends.http.texts import Texts, answer, check_count, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers, heads
+from sluice.text.inputs import MOST_TEXTS
 from sluice.text.tokenizing import Options
 
 if TYPE_CHECKING:
@@ -178,6 +179,7 @@ class TextEmbeddingsInference:
         texts = [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
         check_count(texts, "inputs")
         texts = prompted(texts, text, wanted.prompt_name) if wanted.prompt_name else texts
+        exchange.cancel_on_disconnect = True
         encoded = await self._services.engine.tokens(
             text, texts, Options(special=wanted.add_special_tokens, offsets=True), "inputs"
         )

@@ -11,7 +11,7 @@ from sluice.frontends.http.pieces import pieces
 from sluice.frontends.http.reply import JSON, REQUEST_ID, Reply, mark_headers, request_id
 from sluice.frontends.http.timeouts import deadline
 from sluice.request import RequestedOutput, Timeline
-from sluice.text.inputs import TextRequest, TextResponse
+from sluice.text.inputs import MOST_TEXTS, TextRequest, TextResponse
 from sluice.text.joining import Breath
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from sluice.frontends.services import Services
     from sluice.text.inputs import Direction, TextInput
     from sluice.text.tokenizing import Text
-
-# As many as OpenAI takes in one request.
-MOST_TEXTS = 2048
 
 # Whether a too long text is cut, and at which end; False: it is refused, whatever the model's settings say.
 Truncation = bool | Literal["left", "right"]
