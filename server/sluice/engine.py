@@ -136,6 +136,7 @@ class Engine:
             request.texts,
             tuple(encoded),
             text,
+            sum(work.length for work in works),
             route.marks | marks(watched.reused),
         )
 

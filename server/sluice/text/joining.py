@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -15,7 +15,6 @@ from sluice.spec import BYTES, ModelSpec
 
 _W = TypeVar("_W")
 _R = TypeVar("_R")
-
 
 # Entries of one request under way at first, and at most.
 FIRST_ROOM = 16
@@ -37,6 +36,15 @@ class Breath:
         if self._loop.time() - self._since > _BREATH:
             await asyncio.sleep(0)
             self._since = self._loop.time()
+
+
+async def one_by_one(values: Iterable[_R]) -> list[_R]:
+    """All of them, each made when its turn comes, so that others have theirs in between."""
+    breath, made = Breath(), []
+    for value in values:
+        made.append(value)
+        await breath.take()
+    return made
 
 
 class Wave(Generic[_W, _R]):

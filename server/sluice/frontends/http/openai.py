@@ -17,6 +17,7 @@ from sluice.frontends.http.routes import Route
 from sluice.frontends.http.texts import Texts, answer, direction, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers
+from sluice.text.joining import one_by_one
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
@@ -64,18 +65,17 @@ class OpenAI:
                 texts = prompted([one for one in texts if isinstance(one, str)], model[2], wanted.prompt_name)
         truncate = direction(wanted.truncate)
         response = await self._texts.ask(exchange, model, texts, at="input", timeline=timeline, truncate=truncate)
-        vectors = answers.embeddings(response, dimensions=wanted.dimensions)
         is_text = wanted.encoding_format == "base64"
         value = {
             "object": "list",
-            "data": [
+            "data": await one_by_one(
                 {
                     "object": "embedding",
                     "index": index,
-                    "embedding": base64.b64encode(one.astype("<f4").tobytes()).decode() if is_text else one,
+                    "embedding": base64.b64encode(one.astype("<f4", copy=False).tobytes()).decode() if is_text else one,
                 }
-                for index, one in enumerate(vectors)
-            ],
+                for index, one in enumerate(answers.embeddings(response, dimensions=wanted.dimensions))
+            ),
             "model": wanted.model or response.model,
             "usage": {"prompt_tokens": response.tokens, "total_tokens": response.tokens},
         }

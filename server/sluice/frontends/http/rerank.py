@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,7 @@ from sluice.frontends.http.tei import best_first, span
 from sluice.frontends.http.texts import Texts, answer, check_count, direction, prompted
 from sluice.request import Timeline
 from sluice.text import answers
+from sluice.text.joining import one_by_one
 from sluice.text.tokenizing import Text
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ class Rerank:
         response = await self._texts.ask(
             exchange, model, pairs, at="documents", timeline=timeline, truncate=model[2].profile.truncate or "right"
         )
-        return response, answers.scores(response)
+        return response, await one_by_one(answers.scores(response))
 
     async def score(self, exchange: Exchange) -> Reply:
         """Each text of the first list with that of the second; a single first text with each of the second."""
@@ -125,7 +127,7 @@ class Rerank:
         else:
             pairs: list[Text] = list(zip(first, second, strict=True))
             response = await self._texts.ask(exchange, model, pairs, at="text_2", timeline=timeline)
-            scores = answers.scores(response)
+            scores = await one_by_one(answers.scores(response))
         value = {
             "object": "list",
             "model": wanted.model or response.model,
@@ -147,8 +149,9 @@ class Rerank:
         response = await self._texts.ask(
             exchange, model, prompted(different, model[2], None), at="text", timeline=timeline
         )
-        vectors = dict(zip(different, answers.embeddings(response, normalise=True), strict=True))
-        return response, [float(vectors[one] @ vectors[other]) for one, other in zip(first, second, strict=True)]
+        vectors = dict(zip(different, await one_by_one(answers.embeddings(response, normalise=True)), strict=True))
+        both = zip(first, second, strict=True)
+        return response, await one_by_one(float(vectors[one] @ vectors[other]) for one, other in both)
 
     async def inference(self, exchange: Exchange) -> Reply:
         """Any model that reads texts, answering by its task."""
@@ -174,7 +177,7 @@ class Rerank:
             truncate=direction(wanted.parameters.get("truncate")),
             offsets=tagging,
         )
-        output = self._answers(response, texts, profile.task, wanted.parameters)
+        output = await one_by_one(self._answers(response, texts, profile.task, wanted.parameters))
         value = {
             "model_id": wanted.model_id,
             "model_version": response.version,
@@ -185,22 +188,22 @@ class Rerank:
         return await answer(exchange, response, value, timeline)
 
     @staticmethod
-    def _answers(response: TextResponse, texts: Sequence[Text], task: str, parameters: dict[str, Any]) -> list[Any]:
+    def _answers(response: TextResponse, texts: Sequence[Text], task: str, parameters: dict[str, Any]) -> Iterable[Any]:
         match task:
             case "embedding":
-                return list(answers.embeddings(response, dimensions=parameters.get("dimensions")))
+                return answers.embeddings(response, dimensions=parameters.get("dimensions"))
             case "classification":
-                return [
+                return (
                     [{"label": one.label, "score": one.score} for one in each] for each in answers.classes(response)
-                ]
+                )
             case "token-classification":
                 plain = [one if isinstance(one, str) else one[0] for one in texts]
-                return [[span(one) for one in each] for each in answers.spans(response, plain)]
+                return ([span(one) for one in each] for each in answers.spans(response, plain))
             case "rerank":
-                return list(answers.scores(response))
+                return answers.scores(response)
             case "sparse":
-                return [{"indices": each[0], "values": each[1]} for each in answers.sparse(response)]
-        return [part[0].array()[0] for part in response.parts]
+                return ({"indices": each[0], "values": each[1]} for each in answers.sparse(response))
+        return (part[0].array()[0] for part in response.parts)
 
     async def _read(self, exchange: Exchange) -> bytes:
         services = self._services

@@ -28,6 +28,7 @@ from sluice.frontends.http.routes import Route
 from sluice.frontends.http.texts import MOST_TEXTS, Texts, answer, check_count, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers, heads
+from sluice.text.joining import one_by_one
 from sluice.text.tokenizing import Options
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class TextEmbeddingsInference:
         timeline = Timeline()
         wanted = schema.decode(_EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding")
-        vectors = answers.embeddings(response, wanted.normalize, wanted.dimensions)
+        vectors = await one_by_one(answers.embeddings(response, wanted.normalize, wanted.dimensions))
         return await answer(exchange, response, vectors, timeline)
 
     async def embed_all(self, exchange: Exchange) -> Reply:
@@ -161,16 +162,16 @@ class TextEmbeddingsInference:
         timeline = Timeline()
         wanted = schema.decode(_EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding", per_token=True)
-        return await answer(exchange, response, answers.states(response), timeline)
+        return await answer(exchange, response, await one_by_one(answers.states(response)), timeline)
 
     async def embed_sparse(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
         wanted = schema.decode(_EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "sparse")
-        found = [
-            [{"index": int(index), "value": float(value)} for index, value in zip(*each, strict=True)]
+        found = await one_by_one(
+            [{"index": index, "value": value} for index, value in zip(*(one.tolist() for one in each), strict=True)]
             for each in answers.sparse(response)
-        ]
+        )
         return await answer(exchange, response, found, timeline)
 
     async def _embedded(
@@ -198,10 +199,10 @@ class TextEmbeddingsInference:
         response = await self._texts.ask(
             exchange, model, texts, at="inputs", timeline=timeline, truncate=wanted.direction
         )
-        found = [
+        found = await one_by_one(
             [{"score": one.score, "label": one.label} for one in each]
             for each in answers.classes(response, "none" if wanted.raw_scores else None)
-        ]
+        )
         return await answer(exchange, response, found[0] if single else found, timeline)
 
     async def _spans(
@@ -220,7 +221,7 @@ class TextEmbeddingsInference:
             exchange, model, plain, at="inputs", timeline=timeline, truncate=wanted.direction, offsets=True
         )
         aggregation: Aggregation = wanted.aggregation_strategy
-        found = [[span(one) for one in each] for each in answers.spans(response, plain, aggregation)]
+        found = await one_by_one([span(one) for one in each] for each in answers.spans(response, plain, aggregation))
         return await answer(exchange, response, found[0] if single else found, timeline)
 
     async def rerank(self, exchange: Exchange) -> Reply:
@@ -232,7 +233,7 @@ class TextEmbeddingsInference:
         response = await self._texts.ask(
             exchange, model, pairs, at="texts", timeline=timeline, truncate=wanted.direction
         )
-        scores = answers.scores(response, "none" if wanted.raw_scores else None)
+        scores = await one_by_one(answers.scores(response, "none" if wanted.raw_scores else None))
         ranks: list[dict[str, Any]] = [
             {"index": index, "score": scores[index]} | ({"text": wanted.texts[index]} if wanted.return_text else {})
             for index in best_first(scores)
@@ -254,8 +255,11 @@ class TextEmbeddingsInference:
         response = await self._texts.ask(
             exchange, model, texts, at="inputs", timeline=timeline, truncate=asked.direction
         )
-        source, *others = (heads.normalised(one) for one in answers.embeddings(response))
-        return await answer(exchange, response, [float(np.dot(source, one)) for one in others], timeline)
+        vectors = answers.embeddings(response, normalise=True)
+        source = next(vectors)
+        return await answer(
+            exchange, response, await one_by_one(float(np.dot(source, one)) for one in vectors), timeline
+        )
 
     async def tokenize(self, exchange: Exchange) -> Reply:
         wanted = schema.decode(_TOKENIZE, await self._read(exchange))
@@ -342,9 +346,8 @@ class TextEmbeddingsInference:
         if text.profile.task in ("embedding", "sparse"):
             asked = schema.decode(_EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
-            return await answer(
-                exchange, response, answers.embeddings(response, asked.normalize, asked.dimensions), timeline
-            )
+            vectors = await one_by_one(answers.embeddings(response, asked.normalize, asked.dimensions))
+            return await answer(exchange, response, vectors, timeline)
         return await self._pipeline(exchange, schema.decode(_PIPELINE, content), timeline)
 
     async def _pipeline(self, exchange: Exchange, wanted: PipelineBody, timeline: Timeline) -> Reply:
@@ -357,7 +360,9 @@ class TextEmbeddingsInference:
             return await self._spans(exchange, model, wanted, single, texts, timeline)
         response = await self._texts.ask(exchange, model, texts, at="inputs", timeline=timeline, truncate="right")
         found = answers.classes(response, parameters.function_to_apply)
-        value = [[{"score": one.score, "label": one.label} for one in each[: parameters.top_k]] for each in found]
+        value = await one_by_one(
+            [{"score": one.score, "label": one.label} for one in each[: parameters.top_k]] for each in found
+        )
         return await answer(exchange, response, value, timeline)
 
     async def _read(self, exchange: Exchange) -> bytes:

@@ -166,7 +166,7 @@ async def answer(exchange: Exchange, response: TextResponse, value: Any, timelin
     for piece in pieces(value):
         parts.append(piece)
         await breath.take()
-    return Reply(200, headers, tuple(parts) if len(parts) == 1 else (b"".join(parts),))
+    return Reply(200, headers, tuple(parts))
 
 
 def costs(response: TextResponse, timeline: Timeline) -> list[bytes]:

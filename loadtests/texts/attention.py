@@ -1,0 +1,92 @@
+"""How long an event loop keeps others waiting: processes that listen to a metronome, and the metronome.
+
+`served REPOSITORY` is a whole server in this process, `idle` nothing but an event loop, which shows what the machine
+itself makes everybody wait for, and `beat PORT …` sends the time to each of these ports a thousand times a second. A
+listener notes for each beat how late it took notice, and how much CPU its thread had used since it last did. It prints
+its ports as a line of JSON, and answers each line on its input with what it noted since the last one; it ends when its
+input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+BEAT = 0.001
+_STAMP = struct.Struct("<d")
+
+
+class Listener(asyncio.DatagramProtocol):
+    """Notes how late beats are heard."""
+
+    def __init__(self) -> None:
+        self.late: list[float] = []  # seconds
+        self.used: list[float] = []  # seconds of CPU of this thread since the beat before
+        self._cpu = time.thread_time()
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        now, cpu = time.monotonic(), time.thread_time()
+        (sent,) = _STAMP.unpack(data)
+        self.late.append(now - sent)
+        self.used.append(cpu - self._cpu)
+        self._cpu = cpu
+
+    def noted(self) -> dict[str, list[float]]:
+        found = {"late": self.late, "used": self.used}
+        self.late, self.used = [], []
+        return found
+
+
+async def listen(repository: Path | None) -> None:
+    loop = asyncio.get_running_loop()
+    transport, listener = await loop.create_datagram_endpoint(Listener, local_addr=("127.0.0.1", 0))
+    ports = {"beat": transport.get_extra_info("sockname")[1]}
+    app = None
+    if repository is not None:
+        from sluice.app import App
+        from sluice.config.settings import Models, Server, Settings
+
+        server = Server(http_port=0, grpc_port=0, metrics_port=0)
+        app = App(Settings(models=Models(repository=repository), server=server))
+        announcement = await app.start()
+        ports["http"] = int(announcement.http.rpartition(":")[2])
+    print(json.dumps(ports), flush=True)
+    while await loop.run_in_executor(None, sys.stdin.readline):
+        answer = json.dumps(listener.noted())
+        print(answer, flush=True)
+        listener.noted()  # writing that was no work of the server's
+    transport.close()
+    if app is not None:
+        await app.stop(0)
+
+
+def beat(ports: list[int]) -> None:
+    """Until its input ends, which is looked for in a thread."""
+    import threading
+
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        while not ended.is_set():
+            time.sleep(BEAT)
+            for port in ports:
+                sender.sendto(_STAMP.pack(time.monotonic()), ("127.0.0.1", port))
+
+
+def main(kind: str, *arguments: str) -> None:
+    if kind == "beat":
+        beat([int(one) for one in arguments])
+    else:
+        uvloop.run(listen(Path(arguments[0]) if kind == "served" else None))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
