@@ -88,7 +88,8 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through the blocks that end what was started
-    wanted, notes, console = arguments.parts or PARTS, [], Console(highlight=False)
+    wanted, notes = arguments.parts or PARTS, list[str]()
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     where = arguments.repository, arguments.model, arguments.rounds
     seconds, result = arguments.seconds, {"notes": notes}
     measures = {

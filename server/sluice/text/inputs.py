@@ -64,10 +64,9 @@ class TextResponse:
 
     @property
     def characters(self) -> int:
-        return sum(
-            len(one) if isinstance(one, str) else sum(len(part) for part in one if isinstance(part, str))
-            for one in self.texts
-        )
+        if isinstance(self.texts[0], str):
+            return sum(map(len, self.texts))
+        return sum(len(part) for one in self.texts for part in one if isinstance(part, str))
 
 
 @dataclass(frozen=True, slots=True)

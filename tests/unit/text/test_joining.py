@@ -43,7 +43,7 @@ class Queue:
 def test_each_is_answered_once(room: int, count: int) -> None:
     async def run() -> tuple[list[int], Queue]:
         queue = Queue(room)
-        return await Wave(queue.compute).run(range(count), Breath()), queue
+        return await Wave(queue.compute).run(list(range(count)), Breath()), queue
 
     answers, queue = asyncio.run(run())
     assert answers == [10 * number for number in range(count)]
@@ -52,7 +52,7 @@ def test_each_is_answered_once(room: int, count: int) -> None:
 
 async def test_no_room_for_any_refuses_all() -> None:
     with pytest.raises((Overloaded, QueueFull)):
-        await Wave(Queue(0).compute).run(range(100), Breath())
+        await Wave(Queue(0).compute).run(list(range(100)), Breath())
 
 
 async def test_a_failure_ends_the_others() -> None:
