@@ -91,7 +91,7 @@ def main() -> int:
     wanted, notes = arguments.parts or PARTS, list[str]()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
     where = arguments.repository, arguments.model, arguments.rounds
-    seconds, result = arguments.seconds, {"notes": notes}
+    seconds, result = arguments.seconds, dict[str, list[dict[str, Any]]]()
     measures = {
         "tokenizing": lambda: tokenizing(*where, seconds, notes),
         "waiting": lambda: waiting.waits(*where, 5 * seconds, notes),
@@ -105,7 +105,7 @@ def main() -> int:
             if not arguments.json:
                 _show(console, part, result[part])
     if arguments.json:
-        print(json.dumps(result))
+        print(json.dumps(result | {"notes": notes}))
     else:
         for note in notes:
             console.print(f"! {note}", markup=False)

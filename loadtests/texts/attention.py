@@ -2,9 +2,9 @@
 
 `served REPOSITORY` is a whole server in this process, `idle` nothing but an event loop, which shows what the machine
 itself makes everybody wait for, and `beat PORT …` sends the time to each of these ports a thousand times a second. A
-listener notes for each beat how late it took notice, and how much CPU its thread had used since it last did. It prints
-its ports as a line of JSON, and answers each line on its input with what it noted since the last one; it ends when its
-input does.
+listener notes for each beat how late it took notice, and how much CPU each callback of its event loop used, which other
+processes on the machine do not add to; asyncio's own loop can be made to tell, uvloop cannot. It prints its ports as a
+line of JSON, and answers each line on its input with what it noted since the last one; it ends when its input does.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
 BEAT = 0.001
 _STAMP = struct.Struct("<d")
 
@@ -29,15 +27,24 @@ class Listener(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self.late: list[float] = []  # seconds
-        self.used: list[float] = []  # seconds of CPU of this thread since the beat before
-        self._cpu = time.thread_time()
+        self.used: list[float] = []  # seconds of CPU of each callback
 
     def datagram_received(self, data: bytes, address: Any) -> None:
-        now, cpu = time.monotonic(), time.thread_time()
+        now = time.monotonic()
         (sent,) = _STAMP.unpack(data)
         self.late.append(now - sent)
-        self.used.append(cpu - self._cpu)
-        self._cpu = cpu
+
+    def time_callbacks(self) -> None:
+        """From now on, of every event loop of this process."""
+        kind: Any = asyncio.Handle
+        run = kind._run
+
+        def timed(handle: asyncio.Handle) -> None:
+            began = time.thread_time()
+            run(handle)
+            self.used.append(time.thread_time() - began)
+
+        kind._run = timed
 
     def noted(self) -> dict[str, list[float]]:
         found = {"late": self.late, "used": self.used}
@@ -58,10 +65,10 @@ async def listen(repository: Path | None) -> None:
         app = App(Settings(models=Models(repository=repository), server=server))
         announcement = await app.start()
         ports["http"] = int(announcement.http.rpartition(":")[2])
+    listener.time_callbacks()
     print(json.dumps(ports), flush=True)
     while await loop.run_in_executor(None, sys.stdin.readline):
-        answer = json.dumps(listener.noted())
-        print(answer, flush=True)
+        print(json.dumps(listener.noted()), flush=True)
         listener.noted()  # writing that was no work of the server's
     transport.close()
     if app is not None:
@@ -73,7 +80,12 @@ def beat(ports: list[int]) -> None:
     import threading
 
     ended = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+
+    def wait() -> None:
+        sys.stdin.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         while not ended.is_set():
             time.sleep(BEAT)
@@ -85,7 +97,7 @@ def main(kind: str, *arguments: str) -> None:
     if kind == "beat":
         beat([int(one) for one in arguments])
     else:
-        uvloop.run(listen(Path(arguments[0]) if kind == "served" else None))
+        asyncio.run(listen(Path(arguments[0]) if kind == "served" else None))
 
 
 if __name__ == "__main__":
