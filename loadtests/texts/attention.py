@@ -22,17 +22,24 @@ BEAT = 0.001
 _STAMP = struct.Struct("<d")
 
 
-class Listener(asyncio.DatagramProtocol):
+class Listener:
     """Notes how late beats are heard."""
 
     def __init__(self) -> None:
         self.late: list[float] = []  # seconds
         self.used: list[float] = []  # seconds of CPU of each callback
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.bind(("127.0.0.1", 0))
+        self.port: int = self.socket.getsockname()[1]
 
-    def datagram_received(self, data: bytes, address: Any) -> None:
-        now = time.monotonic()
-        (sent,) = _STAMP.unpack(data)
-        self.late.append(now - sent)
+    def hear(self) -> None:
+        """All beats that wait."""
+        while True:
+            try:
+                data = self.socket.recv(_STAMP.size)
+            except BlockingIOError:
+                return
+            self.late.append(time.monotonic() - _STAMP.unpack(data)[0])
 
     def time_callbacks(self) -> None:
         """From now on, of every event loop of this process."""
@@ -54,8 +61,9 @@ class Listener(asyncio.DatagramProtocol):
 
 async def listen(repository: Path | None) -> None:
     loop = asyncio.get_running_loop()
-    transport, listener = await loop.create_datagram_endpoint(Listener, local_addr=("127.0.0.1", 0))
-    ports = {"beat": transport.get_extra_info("sockname")[1]}
+    listener = Listener()
+    loop.add_reader(listener.socket.fileno(), listener.hear)
+    ports = {"beat": listener.port}
     app = None
     if repository is not None:
         from sluice.app import App
@@ -70,7 +78,6 @@ async def listen(repository: Path | None) -> None:
     while await loop.run_in_executor(None, sys.stdin.readline):
         print(json.dumps(listener.noted()), flush=True)
         listener.noted()  # writing that was no work of the server's
-    transport.close()
     if app is not None:
         await app.stop(0)
 
