@@ -21,6 +21,7 @@ from loadtests.children import Child, Figures, Run, Target, child, measure, noti
 from loadtests.texts.words import CHEAP, TOKENIZER, Words, write_cheap
 
 USUAL = 24  # tokens of a text, where all are alike
+MOST = 128  # tokens of the longest, where they differ: who sends tokens pads to it
 BATCH = 32  # texts of a large request
 PROTOCOL = "HTTP"
 
@@ -131,7 +132,7 @@ def served(repository: Path, model: str, rounds: int, seconds: float, notes: lis
     if tokenizer is None:
         return []
     maker, words = Maker(tokenizer_of(tokenizer), typed=True), Words(tokenizer)
-    drawn = words.texts([min(length, 256) for length in lengths(256)])
+    drawn = words.texts([min(length, MOST) for length in lengths(256)])
     rows: dict[tuple[str, int, int], list[Figures]] = {}
     with contextlib.ExitStack() as stack, noting(notes, f"{model}: "):
         client = stack.enter_context(child("client"))
@@ -140,7 +141,8 @@ def served(repository: Path, model: str, rounds: int, seconds: float, notes: lis
             for texts, in_flight in ((1, 64), (BATCH, 2)):
                 for way, make in maker.ways().items():
                     sent = [make(model, drawn[at : at + texts]) for at in range(0, len(drawn), texts)]
-                    figures = measure(client, target, Run(PROTOCOL, in_flight, seconds), sent)
+                    window = 2 * seconds if texts > 1 else seconds
+                    figures = measure(client, target, Run(PROTOCOL, in_flight, window), sent)
                     rows.setdefault((way, texts, in_flight), []).append(figures)
     return _compared(rows)
 

@@ -57,7 +57,7 @@ def waits(repository: Path, model: str, rounds: int, seconds: float, notes: list
         cheap = stack.enter_context(cheap_repository(tokenizer))
         for name, place in ((CHEAP, cheap), (model, repository.resolve())):
             with noting(notes, f"{name}, waiting: "), _listeners(place) as (server, idle, port):
-                heard: dict[Load, tuple[_Heard, _Heard]] = {load: (_Heard(), _Heard()) for load in LOADS}
+                heard: dict[Load, tuple[Heard, Heard]] = {load: (Heard(), Heard()) for load in LOADS}
                 answers: dict[Load, list[int]] = {load: [0, 0] for load in LOADS}
                 for _ in range(rounds):
                     for load in LOADS:
@@ -74,7 +74,7 @@ def waits(repository: Path, model: str, rounds: int, seconds: float, notes: list
     return found
 
 
-class _Heard:
+class Heard:
     """What a listener noted in all rounds."""
 
     def __init__(self) -> None:

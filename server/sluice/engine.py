@@ -84,8 +84,8 @@ class Engine:
         """Texts from start to end: each becomes an entry of its own, and they are answered together."""
         with self._watch(request) as watched:
             response = await self._routed(request, watched, self._answer_texts)
-        await self._turnstile.through()  # one batch answers many, and what a front end makes of each takes a while
-        return response
+            await self._turnstile.through()  # one batch answers many, and what a front end makes of each takes a while
+            return response
 
     async def _routed(
         self, request: _R, watched: _Watched, answer: Callable[[_R, Route, _Watched], Awaitable[_T]]
