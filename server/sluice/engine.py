@@ -31,7 +31,7 @@ from sluice.reuse.answers import How, Reuse, marks
 from sluice.scheduler.entry import Work
 from sluice.telemetry.record import Record
 from sluice.text.inputs import TextInput, TextRequest, TextResponse
-from sluice.text.joining import Breath, Wave, joined, together
+from sluice.text.joining import Breath, Turnstile, Wave, joined, together
 from sluice.text.tokenizing import Encoded, Options, Text, Tokenizing
 from sluice.versions import Route
 
@@ -83,6 +83,7 @@ class Engine:
         self._catalog = catalog
         self._record = record
         self._tokenizing = tokenizing
+        self._turnstile = Turnstile()
         self._reuse = reuse
         self.reading = Reading(record)
         self._accepted = 0
@@ -98,7 +99,9 @@ class Engine:
     async def read(self, request: TextRequest) -> TextResponse:
         """Texts from start to end: each becomes an entry of its own, and they are answered together."""
         with self._watch(request) as watched:
-            return await self._routed(request, watched, self._answer_texts)
+            response = await self._routed(request, watched, self._answer_texts)
+            await self._turnstile.through()  # one batch answers many, and what a front end makes of each takes a while
+            return response
 
     async def _routed(
         self, request: _R, watched: _Watched, answer: Callable[[_R, Route, _Watched], Awaitable[_T]]
@@ -126,7 +129,7 @@ class Engine:
         version = route.version
         if version.text is not None and version.text.is_meant(request):
             texts = await self._answer_texts(version.text.request(request), route, watched)
-            outputs = joined(texts.parts, version.spec)  # the rows of all texts
+            outputs = await joined(texts.parts, version.spec)  # the rows of all texts
         else:
             work = validation.check(request, version.spec, version.rules)  # does it fit this version
             watched.rows = work.rows
@@ -147,8 +150,9 @@ class Engine:
         for each in text.each(request, encoded):
             works.append(text.patient(request, validation.check(each, version.spec, version.rules)))
             await breath.take()
+        timelines, tokens = [work.request.timeline for work in works], sum(work.length for work in works)
         parts = await Wave(partial(self._compute, version, watched)).run(works, breath)
-        together([work.request.timeline for work in works], request.timeline)
+        together(timelines, request.timeline)
         return TextResponse(
             request.model,
             route.number,
@@ -156,6 +160,7 @@ class Engine:
             request.texts,
             tuple(encoded),
             text,
+            tokens,
             route.marks | marks(watched.reused),
         )
 

@@ -15,6 +15,7 @@ from sluice.scheduler.entry import Work
 from sluice.spec import BYTES, NUMPY_TYPES, ModelSpec
 from sluice.store.settings import ModelSettings
 from sluice.text import profile as profiles
+from sluice.text.joining import one_by_one
 from sluice.text.profile import Profile
 from sluice.text.tokenizing import Cut, Encoded, Options, Text, Tokenizer, Tokenizing
 
@@ -61,18 +62,14 @@ class TextResponse:
     texts: Sequence[Text] | Sequence[Sequence[int]]
     encoded: tuple[Encoded, ...]  # the same as tokens
     text: TextInput
+    tokens: int  # that were computed
     parameters: Mapping[str, Parameter]
 
     @property
-    def tokens(self) -> int:
-        return sum(each.total for each in self.encoded)
-
-    @property
     def characters(self) -> int:
-        return sum(
-            len(one) if isinstance(one, str) else sum(len(part) for part in one if isinstance(part, str))
-            for one in self.texts
-        )
+        if isinstance(self.texts[0], str):
+            return sum(map(len, self.texts))
+        return sum(len(part) for one in self.texts for part in one if isinstance(part, str))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +115,16 @@ class TextInput:
     async def encode(self, tokenizing: Tokenizing, request: TextRequest) -> list[Encoded]:
         """The tokens of every text; raises InvalidRequest, which says which text is wrong."""
         if request.texts and not isinstance(request.texts[0], str | tuple):
-            return [self._given(ids, f"{request.at}[{index}]", request) for index, ids in enumerate(request.texts)]  # type: ignore[arg-type]
+            return await one_by_one(
+                self._given(ids, index, request)  # type: ignore[arg-type]
+                for index, ids in enumerate(request.texts)
+            )
         cut = None
         if self.max_length is not None and (request.truncate or request.overlap is not None):
             cut = Cut(self.max_length, request.truncate or "right", request.overlap)
         options = Options(cut, request.special, request.offsets)
         encoded = await self.tokens(tokenizing, request.texts, options, request.at)  # type: ignore[arg-type]
-        return [self._fitting(each, f"{request.at}[{index}]") for index, each in enumerate(encoded)]
+        return [self._fitting(each, index, request) for index, each in enumerate(encoded)]
 
     async def tokens(
         self, tokenizing: Tokenizing, texts: Sequence[Text], options: Options, at: str
@@ -192,27 +192,28 @@ class TextInput:
             return "left" if wanted == "left" else "right"
         raise InvalidRequest(f'parameter \'{_TRUNCATE}\' must be true, false, "left" or "right", got {wanted!r:.40}')
 
-    def _fitting(self, encoded: Encoded, at: str) -> Encoded:
-        if not len(encoded):
-            raise InvalidRequest(f"{at}: has no tokens")
-        if self.max_length is not None and len(encoded) > self.max_length:
+    def _fitting(self, encoded: Encoded, index: int, request: TextRequest) -> Encoded:
+        length = len(encoded)
+        if not length:
+            raise InvalidRequest(f"{request.at}[{index}]: has no tokens")
+        if self.max_length is not None and length > self.max_length:
             raise InvalidRequest(
-                f"{at}: has {len(encoded)} tokens, and '{self.spec.name}' takes at most {self.max_length}; "
+                f"{request.at}[{index}]: has {length} tokens, and '{self.spec.name}' takes at most {self.max_length}; "
                 "shorten it, or ask for it to be truncated"
             )
         return encoded
 
-    def _given(self, ids: Sequence[int], at: str, request: TextRequest) -> Encoded:
+    def _given(self, ids: Sequence[int], index: int, request: TextRequest) -> Encoded:
         """Tokens that the client made itself, as they are."""
         size = self.tokenizer.size
-        wrong = next((one for one in ids if not 0 <= one < size), None)
-        if wrong is not None:
-            raise InvalidRequest(f"{at}: {wrong} is no token; there are {size}")
+        if ids and (min(ids) < 0 or max(ids) >= size):
+            wrong = next(one for one in ids if not 0 <= one < size)
+            raise InvalidRequest(f"{request.at}[{index}]: {wrong} is no token; there are {size}")
         longest = self.max_length
         is_cut = longest is not None and len(ids) > longest and request.truncate is not None
         if is_cut:
             ids = ids[:longest] if request.truncate == "right" else ids[-longest:]  # type: ignore[operator]
-        return self._fitting(Encoded(np.array(ids, np.int64), None, is_cut), at)
+        return self._fitting(Encoded(np.array(ids, np.int64), None, is_cut), index, request)
 
 
 def load(directory: Path, spec: ModelSpec, settings: ModelSettings) -> TextInput | None:

@@ -31,6 +31,9 @@ MOST_TEXTS = 64
 # Ways of cutting texts that are kept ready for one tokenizer; the library keeps that in the tokenizer itself.
 MOST_CUTS = 8
 
+# Requests that are told at once that theirs is done: what they do next takes a tenth of a millisecond each.
+DELIVERED = 8
+
 Text = str | tuple[str, str]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -107,8 +110,10 @@ class Tokenizer:
             if len(texts) == 1:
                 return [InvalidRequest(f"cannot be tokenized: {error}")]
             return [self.encode([text], options)[0] for text in texts]
-        windows = options.cut is not None and options.cut.overlap is not None
         pairs = not texts or isinstance(texts[0], tuple)
+        if options.cut is None and not options.offsets:  # as nearly always, and several times as fast
+            return [_whole(each, pairs) for each in encodings]
+        windows = options.cut is not None and options.cut.overlap is not None
         return [_encoded(each, pairs, options.offsets, windows) for each in encodings]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -151,6 +156,10 @@ class Tokenizer:
                     self._cuts.popitem(last=False)
             self._cuts.move_to_end(cut)
             return found
+
+
+def _whole(encoding: Any, pairs: bool) -> Encoded:
+    return Encoded(np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64) if pairs else None)
 
 
 def _encoded(encoding: Any, pairs: bool, offsets: bool, windows: bool) -> Encoded:
@@ -291,7 +300,10 @@ def _size(text: Text) -> int:
 
 
 def _deliver(jobs: list[_Job]) -> None:
-    for job in jobs:
+    """Hand over a few; who waits for the others has its turn after whatever else has come meanwhile."""
+    if len(jobs) > DELIVERED:
+        jobs[0].done.get_loop().call_soon(_deliver, jobs[DELIVERED:])
+    for job in jobs[:DELIVERED]:
         if job.done.done():
             continue
         if job.failure is not None:

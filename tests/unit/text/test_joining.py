@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.errors import ModelFailed, Overloaded, QueueFull
-from sluice.text.joining import MOST_ROOM, Breath, Wave
+from sluice.request import Tensor, encode_bytes
+from sluice.spec import ModelSpec, TensorSpec
+from sluice.text.joining import MOST_ROOM, Breath, Turnstile, Wave, joined, one_by_one
 
 
 class Queue:
@@ -43,7 +48,7 @@ class Queue:
 def test_each_is_answered_once(room: int, count: int) -> None:
     async def run() -> tuple[list[int], Queue]:
         queue = Queue(room)
-        return await Wave(queue.compute).run(range(count), Breath()), queue
+        return await Wave(queue.compute).run(list(range(count)), Breath()), queue
 
     answers, queue = asyncio.run(run())
     assert answers == [10 * number for number in range(count)]
@@ -52,7 +57,7 @@ def test_each_is_answered_once(room: int, count: int) -> None:
 
 async def test_no_room_for_any_refuses_all() -> None:
     with pytest.raises((Overloaded, QueueFull)):
-        await Wave(Queue(0).compute).run(range(100), Breath())
+        await Wave(Queue(0).compute).run(list(range(100)), Breath())
 
 
 async def test_what_was_done_is_not_thrown_away() -> None:
@@ -62,7 +67,7 @@ async def test_what_was_done_is_not_thrown_away() -> None:
         queue.room = 0 if 60 <= queue.calls < 70 else 5  # others came between
         return await queue.compute(work)
 
-    assert await Wave(compute).run(range(100), Breath()) == [10 * number for number in range(100)]
+    assert await Wave(compute).run(list(range(100)), Breath()) == [10 * number for number in range(100)]
     assert queue.calls > 110
 
 
@@ -83,3 +88,63 @@ async def test_who_goes_away_takes_all_along() -> None:
     with pytest.raises(asyncio.CancelledError):
         await asked
     assert queue.inside == 0
+
+
+async def test_the_turnstile_lets_few_through_at_a_time() -> None:
+    turnstile, through = Turnstile(3), list[int]()
+
+    async def come(number: int) -> None:
+        await turnstile.through()
+        through.append(number)
+
+    coming = [asyncio.create_task(come(number)) for number in range(10)]
+    coming[4].cancel()
+    most, before = 0, 0
+    while not all(task.done() for task in coming):
+        await asyncio.sleep(0)
+        most, before = max(most, len(through) - before), len(through)
+    assert through == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert most <= 3
+    await come(10)
+    assert through[-1] == 10
+
+
+async def test_others_have_their_turn_while_much_is_made() -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def slowly() -> Iterator[int]:
+        for number in range(20):
+            until = time.perf_counter() + 0.001
+            while time.perf_counter() < until:
+                pass
+            yield number
+
+    beside = asyncio.create_task(other())
+    assert await one_by_one(slowly()) == list(range(20))
+    beside.cancel()
+    assert turns >= 20
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+@pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
+async def test_outputs_of_different_lengths_are_filled_up(datatype: str, rows: int) -> None:
+    output = TensorSpec("out", datatype, (-1, -1), rows, 1 - rows)
+    spec = ModelSpec("m", "1", "p", "b", (), (output,), 8)
+    parts = [(_tensor(datatype, [[1, 2, 3]], rows),), (_tensor(datatype, [[4]], rows),)]
+    assert await joined(parts[:1], spec) == parts[0]
+    (found,) = await joined(parts, spec)
+    assert found == _tensor(datatype, [[1, 2, 3], [4, 0, 0]], rows)
+
+
+def _tensor(datatype: str, values: list[list[int]], rows: int) -> Tensor:
+    """Of these rows, along this axis; as BYTES 0 is empty."""
+    array = np.moveaxis(np.array(values, np.float32), 0, rows)
+    said = [b"%d" % value if value else b"" for value in array.ravel().astype(int)]
+    data = encode_bytes(said) if datatype == "BYTES" else array.tobytes()
+    return Tensor("out", datatype, array.shape, data)

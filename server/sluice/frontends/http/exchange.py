@@ -24,6 +24,9 @@ _STATUS_LINES = {
     int(code): f"HTTP/1.1 {int(code)} {code.phrase}\r\n".encode() for code in http.HTTPStatus if int(code) >= 200
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
 
+# Parts of an answer that are written in one turn of the event loop.
+_WRITTEN = 8
+
 _log = logging.getLogger(__name__)
 
 
@@ -220,10 +223,12 @@ class Exchange:
         self._started = True
         self._connection.answers(reply.length())
         self._connection.write(self._make_head(reply))
-        for part in reply.parts:
+        for number, part in enumerate(reply.parts):
             if not await self._client_listens():
                 return
             self._connection.write(part)
+            if number % _WRITTEN == _WRITTEN - 1:
+                await asyncio.sleep(0)  # a client that reads fast must not keep the others waiting
         self._end()
 
     async def _client_listens(self) -> bool:

@@ -16,6 +16,7 @@ from sluice.frontends.http.routes import Route
 from sluice.frontends.http.texts import Texts, Truncation, answer, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers
+from sluice.text.joining import one_by_one
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
@@ -67,18 +68,17 @@ class OpenAI:
         response = await self._texts.ask(
             exchange, model, texts, at="input", timeline=timeline, truncate=wanted.truncate
         )
-        vectors = answers.embeddings(response, dimensions=wanted.dimensions)
         is_text = wanted.encoding_format == "base64"
         value = {
             "object": "list",
-            "data": [
+            "data": await one_by_one(
                 {
                     "object": "embedding",
                     "index": index,
-                    "embedding": base64.b64encode(one.astype("<f4").tobytes()).decode() if is_text else one,
+                    "embedding": base64.b64encode(one.astype("<f4", copy=False).tobytes()).decode() if is_text else one,
                 }
-                for index, one in enumerate(vectors)
-            ],
+                for index, one in enumerate(answers.embeddings(response, dimensions=wanted.dimensions))
+            ),
             "model": wanted.model or response.model,
             "usage": {"prompt_tokens": response.tokens, "total_tokens": response.tokens},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,7 @@ from sluice.frontends.http.tei import best_first, span
 from sluice.frontends.http.texts import Texts, Truncation, answer, check_count, prompted
 from sluice.request import Timeline
 from sluice.text import answers
+from sluice.text.joining import one_by_one
 from sluice.text.tokenizing import Text
 
 if TYPE_CHECKING:
@@ -121,7 +123,7 @@ class Rerank:
         response = await self._texts.ask(
             exchange, model, pairs, at="documents", timeline=timeline, truncate=model[2].profile.truncate or "right"
         )
-        return response, answers.scores(response)
+        return response, await one_by_one(answers.scores(response))
 
     async def score(self, exchange: Exchange) -> Reply:
         """Each text of the first list with that of the second; a single first text with each of the second."""
@@ -143,7 +145,7 @@ class Rerank:
             response = await self._texts.ask(
                 exchange, model, pairs, at="text_2", timeline=timeline, truncate=_cut(wanted)
             )
-            scores = answers.scores(response)
+            scores = await one_by_one(answers.scores(response))
         value = {
             "object": "list",
             "model": wanted.model or response.model,
@@ -165,8 +167,9 @@ class Rerank:
         different = list(dict.fromkeys([*first, *second]))
         texts = prompted(different, model[2], None)
         response = await self._texts.ask(exchange, model, texts, at="text", timeline=timeline, truncate=truncate)
-        vectors = dict(zip(different, answers.embeddings(response, normalise=True), strict=True))
-        return response, [float(vectors[one] @ vectors[other]) for one, other in zip(first, second, strict=True)]
+        vectors = dict(zip(different, await one_by_one(answers.embeddings(response, normalise=True)), strict=True))
+        both = zip(first, second, strict=True)
+        return response, await one_by_one(float(vectors[one] @ vectors[other]) for one, other in both)
 
     async def inference(self, exchange: Exchange) -> Reply:
         """Any model that reads texts, answering by its task."""
@@ -196,7 +199,7 @@ class Rerank:
             truncate=wanted.parameters.truncate,
             offsets=tagging,
         )
-        output = self._answers(response, texts, profile.task, wanted.parameters)
+        output = await one_by_one(self._answers(response, texts, profile.task, wanted.parameters))
         value = {
             "model_id": wanted.model_id,
             "model_version": response.version,
@@ -209,25 +212,25 @@ class Rerank:
     @staticmethod
     def _answers(
         response: TextResponse, texts: Sequence[Text], task: str, parameters: InferenceParameters
-    ) -> list[Any]:
+    ) -> Iterable[Any]:
         activation: Literal["none"] | None = "none" if parameters.raw_scores else None
         match task:
             case "embedding":
-                return list(answers.embeddings(response, parameters.normalize, parameters.dimensions))
+                return answers.embeddings(response, parameters.normalize, parameters.dimensions)
             case "classification":
-                return [
+                return (
                     [{"label": one.label, "score": one.score} for one in each]
                     for each in answers.classes(response, activation)
-                ]
+                )
             case "token-classification":
                 plain = [one for one in texts if isinstance(one, str)]
                 found = answers.spans(response, plain, parameters.aggregation_strategy)
-                return [[span(one) for one in each] for each in found]
+                return ([span(one) for one in each] for each in found)
             case "rerank":
-                return list(answers.scores(response, activation))
+                return answers.scores(response, activation)
             case "sparse":
-                return [{"indices": each[0], "values": each[1]} for each in answers.sparse(response)]
-        return [part[0].array()[0] for part in response.parts]
+                return ({"indices": each[0], "values": each[1]} for each in answers.sparse(response))
+        return (part[0].array()[0] for part in response.parts)
 
     async def _read(self, exchange: Exchange) -> bytes:
         services = self._services

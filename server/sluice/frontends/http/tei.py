@@ -29,6 +29,7 @@ from sluice.frontends.http.texts import Texts, answer, check_count, prompted, te
 from sluice.request import Timeline
 from sluice.text import answers, heads
 from sluice.text.inputs import MOST_TEXTS
+from sluice.text.joining import one_by_one
 from sluice.text.tokenizing import Options
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class TextEmbeddingsInference:
         timeline = Timeline()
         wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding")
-        vectors = answers.embeddings(response, wanted.normalize, wanted.dimensions)
+        vectors = await one_by_one(answers.embeddings(response, wanted.normalize, wanted.dimensions))
         return await answer(exchange, response, vectors, timeline)
 
     async def embed_all(self, exchange: Exchange) -> Reply:
@@ -79,13 +80,13 @@ class TextEmbeddingsInference:
         timeline = Timeline()
         wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding", per_token=True)
-        return await answer(exchange, response, answers.states(response), timeline)
+        return await answer(exchange, response, await one_by_one(answers.states(response)), timeline)
 
     async def embed_sparse(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
         wanted = schema.decode(bodies.EMBED, await self._read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "sparse")
-        return await answer(exchange, response, _weights(response), timeline)
+        return await answer(exchange, response, await _weights(response), timeline)
 
     async def _embedded(
         self, exchange: Exchange, wanted: EmbedBody, timeline: Timeline, task: str, per_token: bool = False
@@ -113,10 +114,10 @@ class TextEmbeddingsInference:
         response = await self._texts.ask(
             exchange, model, texts, at="inputs", timeline=timeline, truncate=wanted.direction, output=raw
         )
-        found = [
+        found = await one_by_one(
             [{"score": one.score, "label": one.label} for one in each]
             for each in answers.classes(response, "none" if wanted.raw_scores else None)
-        ]
+        )
         return await answer(exchange, response, found[0] if single else found, timeline)
 
     async def _spans(
@@ -135,7 +136,7 @@ class TextEmbeddingsInference:
             exchange, model, plain, at="inputs", timeline=timeline, truncate=wanted.direction, offsets=True
         )
         aggregation: Aggregation = wanted.aggregation_strategy
-        found = [[span(one) for one in each] for each in answers.spans(response, plain, aggregation)]
+        found = await one_by_one([span(one) for one in each] for each in answers.spans(response, plain, aggregation))
         return await answer(exchange, response, found[0] if single else found, timeline)
 
     async def rerank(self, exchange: Exchange) -> Reply:
@@ -148,7 +149,7 @@ class TextEmbeddingsInference:
         response = await self._texts.ask(
             exchange, model, pairs, at="texts", timeline=timeline, truncate=wanted.direction, output=raw
         )
-        scores = answers.scores(response, "none" if wanted.raw_scores else None)
+        scores = await one_by_one(answers.scores(response, "none" if wanted.raw_scores else None))
         ranks: list[dict[str, Any]] = [
             {"index": index, "score": scores[index]} | ({"text": wanted.texts[index]} if wanted.return_text else {})
             for index in best_first(scores)
@@ -170,8 +171,11 @@ class TextEmbeddingsInference:
         response = await self._texts.ask(
             exchange, model, texts, at="inputs", timeline=timeline, truncate=asked.direction
         )
-        source, *others = (heads.normalised(one) for one in answers.embeddings(response))
-        return await answer(exchange, response, [float(np.dot(source, one)) for one in others], timeline)
+        vectors = answers.embeddings(response, normalise=True)
+        source = next(vectors)
+        return await answer(
+            exchange, response, await one_by_one(float(np.dot(source, one)) for one in vectors), timeline
+        )
 
     async def tokenize(self, exchange: Exchange) -> Reply:
         wanted = schema.decode(bodies.TOKENIZE, await self._read(exchange))
@@ -259,8 +263,8 @@ class TextEmbeddingsInference:
             asked = schema.decode(bodies.EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
             if text.profile.task == "sparse":
-                return await answer(exchange, response, _weights(response), timeline)
-            vectors = answers.embeddings(response, asked.normalize, asked.dimensions)
+                return await answer(exchange, response, await _weights(response), timeline)
+            vectors = await one_by_one(answers.embeddings(response, asked.normalize, asked.dimensions))
             return await answer(exchange, response, vectors, timeline)
         return await self._pipeline(exchange, schema.decode(bodies.PIPELINE, content), timeline)
 
@@ -276,7 +280,9 @@ class TextEmbeddingsInference:
             return await self._spans(exchange, model, wanted, single, texts, timeline)
         response = await self._texts.ask(exchange, model, texts, at="inputs", timeline=timeline, truncate="right")
         found = answers.classes(response, parameters.function_to_apply)
-        value = [[{"score": one.score, "label": one.label} for one in each[: parameters.top_k]] for each in found]
+        value = await one_by_one(
+            [{"score": one.score, "label": one.label} for one in each[: parameters.top_k]] for each in found
+        )
         return await answer(exchange, response, value, timeline)
 
     async def _read(self, exchange: Exchange) -> bytes:
@@ -295,12 +301,12 @@ def span(one: heads.Span) -> dict[str, Any]:
     return kind | {"score": one.score, "word": one.word, "start": one.start, "end": one.end}
 
 
-def _weights(response: TextResponse) -> list[list[dict[str, Any]]]:
+async def _weights(response: TextResponse) -> list[list[dict[str, Any]]]:
     """Sparse vectors."""
-    return [
-        [{"index": int(index), "value": float(value)} for index, value in zip(*each, strict=True)]
+    return await one_by_one(
+        [{"index": index, "value": value} for index, value in zip(*(one.tolist() for one in each), strict=True)]
         for each in answers.sparse(response)
-    ]
+    )
 
 
 def best_first(scores: list[float]) -> list[int]:

@@ -12,7 +12,7 @@ from sluice.frontends.http.reply import JSON, REQUEST_ID, Reply, mark_headers, r
 from sluice.frontends.http.timeouts import deadline
 from sluice.request import RequestedOutput, Timeline
 from sluice.text.inputs import MOST_TEXTS, TextRequest, TextResponse
-from sluice.text.joining import Breath
+from sluice.text.joining import one_by_one
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
@@ -158,11 +158,7 @@ async def answer(exchange: Exchange, response: TextResponse, value: Any, timelin
         headers.append(echo)
     headers += mark_headers(response.parameters)
     headers += costs(response, timeline)
-    breath, parts = Breath(), []
-    for piece in pieces(value):
-        parts.append(piece)
-        await breath.take()
-    return Reply(200, headers, tuple(parts) if len(parts) == 1 else (b"".join(parts),))
+    return Reply(200, headers, tuple(await one_by_one(pieces(value))))
 
 
 def costs(response: TextResponse, timeline: Timeline) -> list[bytes]:
