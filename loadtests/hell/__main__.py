@@ -25,8 +25,8 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from loadtests.bench import ROOT, Target, whole_server
 from loadtests.bodies import IDENTITY, write_identity
+from loadtests.children import ROOT, Target, whole_server
 from loadtests.hell.asking import LARGE_BATCHES
 from loadtests.hell.attacks import ATTACKS
 from loadtests.hell.good import Tally, behave

@@ -15,6 +15,7 @@ import orjson
 import uvloop
 
 from sluice.catalog import Catalog
+from sluice.config import settings as config
 from sluice.config.settings import Settings
 from sluice.engine import Engine
 from sluice.errors import SluiceError
@@ -27,6 +28,7 @@ from sluice.health import Condition, Health, Part
 from sluice.inventory import IndexRow
 from sluice.loading import Loader
 from sluice.pressure import Memory
+from sluice.reuse.answers import Reuse
 from sluice.scheduler.loop import Scheduler
 from sluice.scheduler.quarantine import Quarantine
 from sluice.spec import BYTES, ModelSpec, TensorSpec
@@ -38,6 +40,7 @@ from sluice.telemetry.exposition import MetricsServer
 from sluice.telemetry.metrics import Metrics
 from sluice.telemetry.record import Record
 from sluice.telemetry.switches import Switches
+from sluice.text.tokenizing import Tokenizing
 from sluice.vitals import Disk, Relief, Vitals, allow_more_files, temporary_directory
 from sluice.workers.pool import Pool
 
@@ -45,6 +48,11 @@ log = logging.getLogger("sluice.app")
 
 # Seconds between two times of writing down what was learned: what a sudden end may cost.
 _REMEMBER_EVERY = 60.0
+
+
+# When garbage is looked for: among all that was made since the start ten times less often than Python does, since that
+# takes milliseconds while a request of thousands of texts is in flight. What hides from the counts is little.
+_COLLECT_AFTER = (700, 10, 100)
 
 
 @dataclass(frozen=True)
@@ -82,7 +90,9 @@ class App:
         self.pool = Pool(settings.workers, self._scheduler, record, settings.health)
         loader = Loader(settings.models, settings.scheduler, self.pool, self._scheduler, record)
         self.catalog = Catalog(settings.models, self.pool, loader, settings.health.ready_share)
-        self.engine = Engine(self.catalog, record)
+        self._tokenizing = Tokenizing()
+        self._reuse = _reuse(settings.response_cache)
+        self.engine = Engine(self.catalog, record, self._tokenizing, self._reuse)
         self._vitals = self._watch_vitals()
         self.catalog.count_room(self._vitals.room)
         self.health = Health(
@@ -151,6 +161,7 @@ class App:
         # What lives now lives long: keep the collector from walking it again and again.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_COLLECT_AFTER)
         self._remembering = asyncio.get_running_loop().create_task(self._remember())
         self.catalog.start()
         self.health.mark_started()
@@ -209,6 +220,9 @@ class App:
         await asyncio.gather(self._http.close(0), self._grpc.close(0))
         await self.catalog.close()
         await self.pool.close()
+        self._tokenizing.close()
+        if self._reuse is not None:
+            await self._reuse.close()
         self._regions.close()
         await self._vitals.close()
         await self._metrics_server.close()
@@ -219,6 +233,16 @@ class App:
         if self.catalog.bringing is not None:
             self.catalog.bringing.kill()
         self.catalog.remove_files()
+
+
+def _reuse(settings: config.ResponseCache) -> Reuse | None:
+    if not settings.bytes:
+        return None
+    if not settings.redis:
+        return Reuse(settings)
+    from sluice.reuse.redis import Redis
+
+    return Reuse(settings, Redis(settings.redis))
 
 
 def serve(settings: Settings, announce: Callable[[Announcement], None]) -> int:

@@ -23,6 +23,7 @@ class Series:
     points: Points
     dashed: bool = False
     colour: str = ""
+    scattered: bool = False  # dots without the line between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def lines(chart: Chart, series: Sequence[Series]) -> str:
             [point for point in sorted(each.points) if _drawable(point, chart)],
             each.dashed,
             each.colour,
+            each.scattered,
         )
         for each in series
     ]
@@ -73,7 +75,8 @@ def lines(chart: Chart, series: Sequence[Series]) -> str:
         colour = each.colour or COLOURS[number % len(COLOURS)]
         path = " ".join(f"{to_x(x):.1f},{to_y(_within(y, chart)):.1f}" for x, y in each.points)
         dash = ' stroke-dasharray="5 4"' if each.dashed else ""
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        if not each.scattered:
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
         if chart.marks and not each.dashed:
             dots = (f'<circle cx="{to_x(x):.1f}" cy="{to_y(_within(y, chart)):.1f}" r="2.6"/>' for x, y in each.points)
             parts.append(f'<g fill="{colour}">{"".join(dots)}</g>')

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TypeVar
 
 from sluice import classification
 from sluice.admission import validation
@@ -15,6 +17,7 @@ from sluice.errors import (
     CircuitOpen,
     DeadlineExceeded,
     InternalError,
+    InvalidRequest,
     Moved,
     Overloaded,
     QueueFull,
@@ -23,9 +26,17 @@ from sluice.errors import (
     Stopping,
 )
 from sluice.loading import Version
-from sluice.request import InferRequest, InferResponse
+from sluice.request import InferRequest, InferResponse, Tensor
+from sluice.reuse.answers import How, Reuse, marks
+from sluice.scheduler.entry import Work
 from sluice.telemetry.record import Record
+from sluice.text.inputs import TextInput, TextRequest, TextResponse
+from sluice.text.joining import Breath, Turnstile, Wave, joined, together
+from sluice.text.tokenizing import Encoded, Options, Text, Tokenizing
 from sluice.versions import Route
+
+_T = TypeVar("_T")
+_R = TypeVar("_R", bound=InferRequest)
 
 # Seconds before one that was held up asks again for room.
 _LEAST_PAUSE = 0.01
@@ -34,11 +45,12 @@ _LEAST_PAUSE = 0.01
 class _Watched:
     """Which version a request turned out to be for, and how many rows; empty until known."""
 
-    __slots__ = ("rows", "version")
+    __slots__ = ("reused", "rows", "version")
 
     def __init__(self) -> None:
         self.version: Version | None = None
         self.rows = 0
+        self.reused: list[How] = []
 
 
 class Reading:
@@ -54,12 +66,25 @@ class Reading:
             self._record.refused(InferRequest("", "", ()), error)
 
 
+@asynccontextmanager
+async def _until(deadline: float | None) -> AsyncIterator[None]:
+    """Give up what is done in the block when nobody wants it any more."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("Deadline Exceeded") from None
+
+
 class Engine:
     """Everything a front end needs to have a request answered."""
 
-    def __init__(self, catalog: Catalog, record: Record) -> None:
+    def __init__(self, catalog: Catalog, record: Record, tokenizing: Tokenizing, reuse: Reuse | None = None) -> None:
         self._catalog = catalog
         self._record = record
+        self._tokenizing = tokenizing
+        self._turnstile = Turnstile()
+        self._reuse = reuse
         self.reading = Reading(record)
         self._accepted = 0
         self._closed = False
@@ -69,35 +94,98 @@ class Engine:
     async def infer(self, request: InferRequest) -> InferResponse:
         """One request from start to end: counted, timed, logged, whatever happens."""
         with self._watch(request) as watched:
-            route = self._catalog.route(request.model, request.version)  # who answers
-            try:
-                return await self._answer(request, route, watched)
-            except Moved:  # it waited while workers changed over to another version
-                return await self._answer_after_all(request, watched)
-            except CircuitOpen:  # perhaps only while it waited: then a fallback can still answer
-                route = self._catalog.route(request.model, request.version)
-                if route.version is watched.version:
-                    raise
-                return await self._answer(request, route, watched)
+            return await self._routed(request, watched, self._answer)
+
+    async def read(self, request: TextRequest) -> TextResponse:
+        """Texts from start to end: each becomes an entry of its own, and they are answered together."""
+        with self._watch(request) as watched:
+            response = await self._routed(request, watched, self._answer_texts)
+            await self._turnstile.through()  # one batch answers many, and what a front end makes of each takes a while
+            return response
+
+    async def _routed(
+        self, request: _R, watched: _Watched, answer: Callable[[_R, Route, _Watched], Awaitable[_T]]
+    ) -> _T:  # fmt: skip
+        route = self._catalog.route(request.model, request.version)  # who answers
+        try:
+            return await answer(request, self._seen(request, route, watched), watched)
+        except Moved:  # it waited while workers changed over to another version
+            return await self._answer_after_all(request, watched, answer)
+        except CircuitOpen:  # perhaps only while it waited: then a fallback can still answer
+            route = self._catalog.route(request.model, request.version)
+            if route.version is watched.version:
+                raise
+            return await answer(request, self._seen(request, route, watched), watched)
+
+    def _seen(self, request: InferRequest, route: Route, watched: _Watched) -> Route:
+        watched.version = route.version
+        watched.reused.clear()
+        if route.fallback:
+            self._record.stood_in(request.model, route.number, route.fallback)
+        return route
 
     async def _answer(self, request: InferRequest, route: Route, watched: _Watched) -> InferResponse:
         """The way to an answer. Every other file explains one line of this one."""
-        version = watched.version = route.version
-        if route.fallback:
-            self._record.stood_in(request.model, route.number, route.fallback)
-        work = validation.check(request, version.spec, version.rules)  # does it fit this version
-        watched.rows = work.rows
-        outputs = await version.submit(work)  # queue, batch, worker
+        version = route.version
+        if version.text is not None and version.text.is_meant(request):
+            texts = await self._answer_texts(version.text.request(request), route, watched)
+            outputs = await joined(texts.parts, version.spec)  # the rows of all texts
+        else:
+            work = validation.check(request, version.spec, version.rules)  # does it fit this version
+            watched.rows = work.rows
+            outputs = await self._compute(version, watched, work)  # queue, batch, worker
         outputs = classification.apply(request, version.spec, outputs)  # scores to classes, where asked for
-        return InferResponse(request.model, route.number, request.id, outputs, route.marks)
+        return InferResponse(request.model, route.number, request.id, outputs, route.marks | marks(watched.reused))
 
-    async def _answer_after_all(self, request: InferRequest, watched: _Watched) -> InferResponse:
+    async def _answer_texts(self, request: TextRequest, route: Route, watched: _Watched) -> TextResponse:
+        version = route.version
+        text = version.text
+        if text is None:
+            why = "it has no tokenizer.json, or other inputs than tokens"
+            raise InvalidRequest(f"'{request.model}' version {route.number} takes no texts: {why}")
+        watched.rows = len(request.texts)
+        async with _until(request.deadline):
+            encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
+        breath, works = Breath(), []
+        for each in text.each(request, encoded):
+            works.append(text.patient(request, validation.check(each, version.spec, version.rules)))
+            await breath.take()
+        timelines, tokens = [work.request.timeline for work in works], sum(work.length for work in works)
+        parts = await Wave(partial(self._compute, version, watched)).run(works, breath)
+        together(timelines, request.timeline)
+        return TextResponse(
+            request.model,
+            route.number,
+            tuple(parts),
+            request.texts,
+            tuple(encoded),
+            text,
+            tokens,
+            route.marks | marks(watched.reused),
+        )
+
+    async def _compute(self, version: Version, watched: _Watched, work: Work) -> tuple[Tensor, ...]:
+        reuse = self._reuse
+        if reuse is None:
+            return await version.submit(work)
+        outputs, how = await reuse.outputs(version.identity, work, version.submit)
+        watched.reused.append(how)
+        version.record.reused(how.value, time.monotonic() - work.request.timeline.received)
+        return outputs
+
+    async def tokens(self, text: TextInput, texts: Sequence[Text], options: Options, at: str) -> list[Encoded]:
+        """Texts as tokens only; nothing is computed."""
+        return await text.tokens(self._tokenizing, texts, options, at)
+
+    async def _answer_after_all(
+        self, request: _R, watched: _Watched, answer: Callable[[_R, Route, _Watched], Awaitable[_T]]
+    ) -> _T:  # fmt: skip
         """It was let in before workers changed over, so it is not refused because many others waited as well: it comes
         again when there may be room."""
         while True:
             route = self._catalog.route(request.model, request.version)
             try:
-                return await self._answer(request, route, watched)
+                return await answer(request, self._seen(request, route, watched), watched)
             except Moved:
                 continue
             except (Overloaded, QueueFull) as error:

@@ -62,6 +62,8 @@ class Inventory:
         properties = {"backend": spec.backend, "padding": spec.padding.value}
         if found.padding_reason:
             properties["padding_reason"] = found.padding_reason
+        if found.text is not None:  # not among the inputs: who sends all of those would send it beside the tensors
+            properties["text"] = found.text.profile.task
         properties["circuit"] = found.circuit.phase.value
         if found.circuit.reason:
             properties["circuit_reason"] = found.circuit.reason

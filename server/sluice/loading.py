@@ -24,6 +24,7 @@ from sluice.config import settings as config
 from sluice.encryption.keys import Keys
 from sluice.errors import ModelError, NotReady, WorkerLost
 from sluice.request import Tensor
+from sluice.reuse.answers import Identity
 from sluice.scheduler.cost import Cost
 from sluice.scheduler.entry import Entry, Work
 from sluice.scheduler.loop import Lane, Scheduler
@@ -38,6 +39,8 @@ from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
 from sluice.store.trust import Trust
 from sluice.telemetry.record import Record, VersionRecord
+from sluice.text import inputs as texts
+from sluice.text.inputs import TextInput
 from sluice.workers import bounding, costing, profiling, warming, wire
 from sluice.workers.pool import Pool
 from sluice.workers.probe import probe
@@ -72,6 +75,8 @@ class Version:
     seconds: float  # from load to warm
     scheduler: Scheduler
     resident: Resident  # how a worker comes to hold it
+    identity: Identity  # in the keys of kept answers
+    text: TextInput | None  # what it needs to take texts
     size: int = 0  # bytes of its files
     digest: str = ""  # of its files as they were verified when it was loaded; "" = it is not sealed
     held: int = 0  # bytes by which the first worker grew that loaded it; 0 = others loaded meanwhile, nobody knows
@@ -195,6 +200,7 @@ class Loader:
             padding = Padding(settings.padding) if settings.padding else None
             finding = await probe(running[0], key, spec, settings.tolerance, padding)
             spec = finding.spec
+            text = await asyncio.to_thread(texts.load, files.directory, spec, settings)
             bounds = bounding.batch(self._limits, self._pool.kind, spec, settings)
             warm_up = warming.works(spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
@@ -212,6 +218,7 @@ class Loader:
             alone = alone and self._begun == number
             held = max(0, running[0].held() - before) if alone else 0
             size = await asyncio.to_thread(files.size)
+            identity = await asyncio.to_thread(_identity, files, key)
         except BaseException:
             for worker in running:
                 worker.unload(key)
@@ -253,6 +260,8 @@ class Loader:
             seconds=seconds,
             scheduler=self._scheduler,
             resident=resident,
+            identity=identity,
+            text=text,
             size=size,
             digest=digest,
             held=held,
@@ -385,6 +394,12 @@ def _compared(files: VersionFiles, hashes: Hashes) -> manifest.Manifest | None:
     if said.file(name) is None:
         raise ModelError(f"{files.model}/{files.version}/{name}: a model's file must be one that its manifest names")
     return said
+
+
+def _identity(files: VersionFiles, key: str) -> Identity:
+    """Sealed files are the same wherever they lie; others are known to this server only, as long as they are loaded."""
+    said = manifest.read(files.directory)
+    return Identity(said.digest(), True) if said is not None else Identity(key, False)
 
 
 def fingerprint_of(files: VersionFiles) -> object:

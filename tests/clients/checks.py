@@ -42,17 +42,26 @@ def outcomes(directory: Path, *command: str) -> Iterator[Outcomes]:
     graphs.identity(repository, "fp16", ("FP16",))
     graphs.identity(repository, "bf16", ("BF16",))
     graphs.python_echo(repository, gate=gate, more="max_queue = 1\nmax_batch_rows = 1\n")
-    # One worker: when it answers `echo`, nothing that held it up before is left.
+    with serving(repository, directory) as server:
+        try:
+            yield run([*command, server.http, server.grpc, str(gate)], directory, server)
+        finally:
+            gate.unlink(missing_ok=True)
+
+
+@contextmanager
+def serving(repository: Path, directory: Path) -> Iterator[Server]:
+    """A server for these models. It has one worker: when that answers, nothing that held it up before is left."""
     flags = ("--workers", "1", "--python-directory", str(repository))
     server = launch(repository, directory / "server.log", *flags)
     try:
-        yield _run([*command, server.http, server.grpc, str(gate)], directory, server)
+        yield server
     finally:
-        gate.unlink(missing_ok=True)
         end(server)
 
 
-def _run(command: list[str], directory: Path, server: Server) -> Outcomes:
+def run(command: list[str], directory: Path, server: Server) -> Outcomes:
+    """What a script prints about its checks."""
     environment = {**os.environ, "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}
     done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, f"{done.stderr}\n{server.output()}"

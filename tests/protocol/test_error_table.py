@@ -159,7 +159,7 @@ def test_no_case_did_harm(bench: Bench) -> None:
 def test_wrong_method_is_405_with_those_that_are_allowed(bench: Bench) -> None:
     reply = http_call(bench.server, "GET", "/v2/models/tagger/infer")
     assert reply.status == 405
-    assert reply.headers["allow"] == "POST"
+    assert reply.headers["allow"] == "OPTIONS, POST"
     assert "GET" in reply.json["error"]
 
 

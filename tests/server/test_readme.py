@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import texts
 from servers import Server, end, launch
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +32,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(MINILM, directory / "models" / "minilm")
     else:
         import_directory(demo_source(), directory / "models", "minilm")
+    texts.reranker(directory / "models")
     (directory / ".venv").symlink_to(sys.prefix)
     return directory
 
@@ -57,17 +59,36 @@ def test_shell_commands(command: str, server: Server, directory: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    if command.startswith("curl"):
-        assert '"model_name":"minilm"' in done.stdout
+    assert not command.startswith("curl") or done.stdout
+    assert '"error"' not in done.stdout
+    for part in ANSWERS.get(command.split()[2].removeprefix("http://127.0.0.1:8000"), ()):
+        assert part in done.stdout
 
 
-def test_python_client(server: Server, directory: Path) -> None:
-    (script,) = [block for block in blocks("python") if "tritonclient" in block]
+ANSWERS = {
+    "/v2/models/minilm/infer": ['"model_name":"minilm"'],
+    "/v1/embeddings": ['"object":"list"', '"model":"minilm"'],
+    "/embed": ["[["],
+    "/v1/rerank": ['"relevance_score":', '"model_id":"minilm"'],
+}
+
+# What the Python examples print.
+PRINTED = {
+    'InferInput("input_ids"': "(1, 384)",
+    "openai": "2 384 17",
+    "huggingface_hub": "(1, 384)\nTrue",
+    'InferInput("text"': "(2, 384)",
+}
+
+
+@pytest.mark.parametrize("client", PRINTED)
+def test_python_clients(client: str, server: Server, directory: Path) -> None:
+    (script,) = [block for block in blocks("python") if client in block and "kserve" not in block]
     done = subprocess.run(
         [sys.executable, "-c", adapted(script, server)], cwd=directory, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "(1, 384)"
+    assert done.stdout.strip() == PRINTED[client]
 
 
 def test_the_python_model_serves(directory: Path, tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import graphs
 import numpy as np
 import pytest
+from apps import running
 
 from sluice.app import App
 from sluice.catalog import Catalog
@@ -30,16 +31,9 @@ Opened = Callable[..., AbstractAsyncContextManager[App]]
 def opened(tmp_path: Path) -> Opened:
     """The inner parts of a server on the test's repository, its models loaded."""
 
-    @asynccontextmanager
-    async def open_app(workers: int = 1, **models: object) -> AsyncIterator[App]:
+    def open_app(workers: int = 1, **models: object) -> AbstractAsyncContextManager[App]:
         section = Models.model_validate({"repository": tmp_path, "python_directories": [tmp_path], **models})
-        app = App(Settings(models=section, workers=Workers(device="cpu", count=workers)))
-        try:
-            await app.pool.start()
-            await app.catalog.load_all()
-            yield app
-        finally:
-            await app.close()
+        return running(Settings(models=section, workers=Workers(device="cpu", count=workers)))
 
     return open_app
 

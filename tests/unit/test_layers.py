@@ -14,7 +14,7 @@ PACKAGE = Path(sluice.__file__).parent
 # From the top down. A name stands for a module or a folder; those on one line never import each other.
 LAYERS: list[set[str]] = [
     {"cli"},
-    {"app", "bench", "convert", "simulation"},
+    {"app", "bench", "convert", "quantize", "simulation"},
     {"evaluation"},
     {"frontends"},
     {"engine"},
@@ -24,7 +24,7 @@ LAYERS: list[set[str]] = [
     {"versions", "replacing"},
     {"loading"},
     {"workers"},
-    {"admission", "classification"},
+    {"admission", "classification", "reuse", "text"},
     {"scheduler", "store", "backends", "vitals"},
     {"health", "pressure", "telemetry"},
     {"config", "encryption"},

@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import graphs
 import numpy as np
 import pytest
+from apps import running
 
 from sluice.app import App
 from sluice.config.settings import Models, Settings, Workers
@@ -25,16 +26,9 @@ Opened = Callable[..., AbstractAsyncContextManager[App]]
 def opened(tmp_path: Path) -> Opened:
     """The inner parts of a server on the test's repository, its models loaded."""
 
-    @asynccontextmanager
-    async def open_app(**models: object) -> AsyncIterator[App]:
+    def open_app(**models: object) -> AbstractAsyncContextManager[App]:
         section = Models.model_validate({"repository": tmp_path, **models})
-        app = App(Settings(models=section, workers=Workers(device="cpu", count=1)))
-        try:
-            await app.pool.start()
-            await app.catalog.load_all()
-            yield app
-        finally:
-            await app.close()
+        return running(Settings(models=section, workers=Workers(device="cpu", count=1)))
 
     return open_app
 

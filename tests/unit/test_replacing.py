@@ -9,6 +9,7 @@ from pathlib import Path
 import graphs
 import numpy as np
 import pytest
+from apps import running
 
 from sluice.app import App
 from sluice.config.settings import Models, Server, Settings, Workers
@@ -23,20 +24,13 @@ Opened = Callable[..., AbstractAsyncContextManager[App]]
 def opened(tmp_path: Path) -> Opened:
     """The inner parts of a server on the test's repository, its models loaded."""
 
-    @asynccontextmanager
-    async def open_app(
+    def open_app(
         workers: int = 1, budget: int = 0, replace: str = "in-turn", **more: object
-    ) -> AsyncIterator[App]:
+    ) -> AbstractAsyncContextManager[App]:
         section = Models.model_validate({"repository": tmp_path, "replace": replace, **more})
-        app = App(
+        return running(
             Settings(models=section, workers=Workers(device="cpu", count=workers), server=Server(memory_budget=budget))
         )
-        try:
-            await app.pool.start()
-            await app.catalog.load_all()
-            yield app
-        finally:
-            await app.close()
 
     return open_app
 

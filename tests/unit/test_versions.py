@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import graphs
 import numpy as np
 import pytest
+from apps import running
 from breakable import breakable
 
 from sluice.admission.breaker import Phase, Rule
@@ -30,16 +31,9 @@ FAILURES = Rule().least
 def opened(tmp_path: Path) -> Opened:
     """The inner parts of a server on the test's repository, its models loaded."""
 
-    @asynccontextmanager
-    async def open_app(workers: int = 1, **models: object) -> AsyncIterator[App]:
+    def open_app(workers: int = 1, **models: object) -> AbstractAsyncContextManager[App]:
         section = Models.model_validate({"repository": tmp_path, "python_directories": [tmp_path], **models})
-        app = App(Settings(models=section, workers=Workers(device="cpu", count=workers, hang_timeout=60)))
-        try:
-            await app.pool.start()
-            await app.catalog.load_all()
-            yield app
-        finally:
-            await app.close()
+        return running(Settings(models=section, workers=Workers(device="cpu", count=workers, hang_timeout=60)))
 
     return open_app
 

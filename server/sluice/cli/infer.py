@@ -14,6 +14,9 @@ from sluice.cli.options import Json
 
 def infer(
     model: Annotated[str, typer.Argument(help="The model's name.")],
+    texts: Annotated[
+        list[str] | None, typer.Argument(metavar="[TEXT]...", help="Texts, for a model that reads them.")
+    ] = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,13 +38,18 @@ def infer(
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
-    """Send one request to a running server and print the outputs.
+    """Send one request to a running server and print the outputs, or what the model says to texts.
 
     Shapes are taken from the values, datatypes from the server; a batch axis that was left out is added.
     """
     from sluice.cli import tensors
 
     client, path = Client(url, timeout), model_path(model, version)
+    if texts:
+        if inputs or outputs or file is not None:
+            raise typer.BadParameter("texts are the whole request: leave out --input, --output and --file")
+        _read_texts(client, f"{model}/{version}" if version else model, texts, as_json)
+        return
     if file is not None:
         if inputs or outputs:
             raise typer.BadParameter("--file holds the whole request: leave out --input and --output")
@@ -57,6 +65,32 @@ def infer(
             print("\n\n".join(tensors.readable(output) for output in answer["outputs"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CommandError(f"the server's answer is no inference response: {error}") from error
+
+
+def _read_texts(client: Client, model: str, texts: list[str], as_json: bool) -> None:
+    answer = client.post("v1/inference", {"model_id": model, "input": texts}).json
+    if as_json:
+        print_json(answer)
+        return
+    try:
+        for text, said in zip(texts, answer["output"], strict=True):
+            print(f"{text}\n{_said(said)}\n")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CommandError(f"the server's answer is none to texts: {error}") from error
+
+
+def _said(value: Any) -> str:
+    """An answer in few words: numbers shortened, and a line for each class or named part of the text."""
+    if isinstance(value, list) and value and all(isinstance(one, int | float) for one in value):
+        first = ", ".join(f"{one:.4g}" for one in value[:6])
+        return f"  {len(value)} numbers: {first}{', …' if len(value) > 6 else ''}"
+    if isinstance(value, list):
+        return "\n".join("  " + ", ".join(f"{key} {_short(one)}" for key, one in item.items()) for item in value)
+    return f"  {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _build(inputs: list[str], outputs: list[str], metadata: Any) -> tuple[dict[str, Any], bytes]:

@@ -20,6 +20,7 @@ from sluice.cli import (
     pack,
     promote,
     pull,
+    quantize,
     seal,
     serve,
     sign,
@@ -34,7 +35,7 @@ from sluice.errors import SluiceError
 
 INTERRUPTED = 130
 
-_ALL = ("server", "models", "workers", "scheduler", "health", "shutdown", "log")
+_ALL = ("server", "models", "workers", "scheduler", "response_cache", "health", "shutdown", "log")
 _DIRECTORIES = ("models.repository", "models.python_directories", "models.pickle_directories")
 _EVALUATE = (*_DIRECTORIES, "models.key_file")
 _TRUST = ("models.signatures", "models.trusted_keys")
@@ -73,6 +74,7 @@ app.command("pull", cls=Command)(pull.pull)
 app.command("seal", cls=Command)(seal.seal)
 app.command("encrypt", cls=Command)(with_settings(encrypt.encrypt, _ENCRYPT))
 app.command("decrypt", cls=Command)(with_settings(encrypt.decrypt, _ENCRYPT))
+app.command("quantize", cls=Command)(quantize.quantize)
 app.command("pack", cls=Command)(pack.pack)
 app.command("unpack", cls=Command)(pack.unpack)
 app.command("sign", cls=Command)(sign.sign)

@@ -9,7 +9,6 @@ _EXTRA = {
     "onnxruntime": "cpu",
     "onnx": "import",
     "safetensors": "import",
-    "tokenizers": "import",
     "huggingface_hub": "import",
     "mlflow": "mlflow",
     "torch": "torch",

@@ -280,6 +280,42 @@ class Scheduler(Section):
         return dict(map(_weight, self.tenant_weights))
 
 
+class ResponseCache(Section):
+    """Answers that are used again for identical requests."""
+
+    bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of answers kept in memory; 0 = every request is computed.",
+        json_schema_extra={"flag": "--response-cache"},
+    )
+    ttl: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds for which an answer is used again.",
+        json_schema_extra={"flag": "--response-cache-ttl"},
+    )
+    redis: str = Field(
+        default="",
+        description="Redis in which replicas share answers of sealed versions, as redis://host:6379/0; empty = none.",
+        json_schema_extra={"flag": "--response-cache-redis", "secret": True},
+    )
+    across_tenants: bool = Field(
+        default=False,
+        description="Answer a tenant with what was computed for another.",
+        json_schema_extra={"flag": "--response-cache-across-tenants"},
+    )
+
+    @field_validator("redis")
+    @classmethod
+    def _redis_without_secrets(cls, value: str) -> str:
+        if value and not re.match(r"(redis|rediss|unix)://", value):
+            raise ValueError("expected redis://host:port/number, rediss://… or unix://path")
+        if "@" in value or "password=" in value:
+            raise ValueError("names and passwords belong into REDIS_USERNAME and REDIS_PASSWORD")
+        return value
+
+
 class Health(Section):
     """When the server calls itself ready."""
 
@@ -320,6 +356,7 @@ class Settings(Section):
     models: Models = Models()
     workers: Workers = Workers()
     scheduler: Scheduler = Scheduler()
+    response_cache: ResponseCache = ResponseCache()
     health: Health = Health()
     shutdown: Shutdown = Shutdown()
     log: Log = Log()

@@ -25,8 +25,8 @@ TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What torch.export.save wrote."""
+class _Saved:
+    """A file of a program, and what is said of it."""
 
     path: Path
     inputs: tuple[SaidInput, ...] = ()
@@ -43,6 +43,11 @@ class Exported:
     @property
     def said(self) -> tuple[str, ...]:
         return tuple(map(str, self.inputs))
+
+
+@dataclass(frozen=True)
+class Exported(_Saved):
+    """What torch.export.save wrote."""
 
     def make(self, staging: Path, progress: Progress) -> Made:
         import torch
@@ -62,24 +67,8 @@ class Exported:
 
 
 @dataclass(frozen=True)
-class Scripted:
+class Scripted(_Saved):
     """What torch.jit.save wrote. It does not say what it takes."""
-
-    path: Path
-    inputs: tuple[SaidInput, ...] = ()
-    tokenizer: Path | None = None
-
-    @property
-    def place(self) -> Path:
-        return self.path
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        return (self.path, *([self.tokenizer] if self.tokenizer else []))
-
-    @property
-    def said(self) -> tuple[str, ...]:
-        return tuple(map(str, self.inputs))
 
     def make(self, staging: Path, progress: Progress) -> Made:
         import torch

@@ -19,7 +19,7 @@ from sluice.store import disk, manifest, repository
 from sluice.store.manifest import Manifest
 
 _STAGING = ".unpacking-"
-_NUMBER = re.compile(r"[1-9][0-9]{0,17}")
+NUMBER = re.compile(r"[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
@@ -74,14 +74,14 @@ def present(models: Path, name: str, number: str | None, content: Manifest) -> P
 def versions(model: Path) -> Iterable[Path]:
     """The directories of its versions."""
     try:
-        return sorted(path for path in model.iterdir() if _NUMBER.fullmatch(path.name))
+        return sorted(path for path in model.iterdir() if NUMBER.fullmatch(path.name))
     except OSError:
         return []
 
 
 def _model(models: Path, name: str, number: str | None) -> Path:
     """The model's directory; ModelError for names that cannot be."""
-    if number is not None and not _NUMBER.fullmatch(number):
+    if number is not None and not NUMBER.fullmatch(number):
         raise ModelError(f"{number!r} is no version directory's name, which is a whole number from 1")
     if not repository.is_name(name):
         raise ModelError(f"a model cannot be called {name!r} in a repository")

@@ -58,6 +58,22 @@ class WarmUpInput:
 
 
 @dataclass(frozen=True, slots=True)
+class TextSettings:
+    """How texts are read, and answers to them understood; what nobody said follows from the model's files."""
+
+    task: Literal["", "embedding", "classification", "token-classification", "rerank", "sparse"] = ""
+    output: str = ""  # the answer; "" = the first that could be
+    pooling: Literal["", "mean", "cls", "max", "last"] = ""  # of an output with a vector for each token
+    normalize: bool | None = None  # embeddings; None = yes
+    activation: Literal["", "softmax", "sigmoid", "none"] = ""  # of classes and scores
+    max_length: int | None = None  # longest text, in tokens; None = as the files beside the model say
+    truncate: Literal["", "error", "left", "right"] = ""  # of texts that are too long; "" = error
+    overlap: int | None = None  # too long texts are read in windows that share so many tokens; None = they are not
+    prompts: Mapping[str, str] = field(default_factory=dict)  # what is put before a text, by name
+    default_prompt: str = ""  # the name of the one that is meant if none is named
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
     """Everything said about one model; what nobody said keeps its default."""
 
@@ -82,6 +98,7 @@ class ModelSettings:
     warm_lengths: tuple[int, ...] = ()  # sequence lengths to warm; () = the usual ones
     max_length: int | None = None  # longest sequence accepted; None = no limit known
     origin: Origin | None = field(default=None, compare=False)  # where versions come from, which changes none of them
+    text: TextSettings = TextSettings()
     fallback: str = ""  # "name" or "name/version": who answers while this one cannot
     parameters: Mapping[str, str] = field(default_factory=dict)
     triton: Mapping[str, Any] = field(default_factory=dict)  # config.pbtxt as JSON, echoed in the model's configuration

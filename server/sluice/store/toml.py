@@ -14,7 +14,7 @@ from sluice.spec import DATATYPES
 from sluice.store import origin
 from sluice.store.origin import Origin
 from sluice.store.reading import backend, complaint, did_you_mean, read_labels, read_text, relative
-from sluice.store.settings import Said, VersionPolicy, WarmUp, WarmUpInput
+from sluice.store.settings import Said, TextSettings, VersionPolicy, WarmUp, WarmUpInput
 
 Fields = Mapping[str, Callable[[Any], Any]]
 
@@ -109,6 +109,12 @@ def _parameters(value: Any) -> dict[str, str]:
     return result
 
 
+def _prompts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(prompt, str) for prompt in value.values()):
+        raise ValueError(f"must be a table of texts, not {value!r}")
+    return value
+
+
 _MODEL: Fields = {
     "backend": lambda value: backend(_text(value)),
     "filename": lambda value: relative(_text(value)),
@@ -128,7 +134,7 @@ _MODEL: Fields = {
     "fallback": _fallback,
     "parameters": _parameters,
 }
-_TABLES = ("source", "versions", "input", "output", "warm_up")
+_TABLES = ("source", "versions", "input", "output", "text", "warm_up")
 _TENSOR: Fields = {
     "name": _text,
     "datatype": partial(_choice, choices=tuple(DATATYPES)),
@@ -147,6 +153,18 @@ _VERSIONS: Fields = {
     "policy": partial(_choice, choices=("latest", "all", "specific")),
     "count": partial(_whole, least=1),
     "versions": partial(_list, element=_version),
+}
+_TEXT: Fields = {
+    "task": partial(_choice, choices=("embedding", "classification", "token-classification", "rerank", "sparse")),
+    "output": _text,
+    "pooling": partial(_choice, choices=("mean", "cls", "max", "last")),
+    "normalize": _flag,
+    "activation": partial(_choice, choices=("softmax", "sigmoid", "none")),
+    "max_length": partial(_whole, least=1),
+    "truncate": partial(_choice, choices=("error", "left", "right")),
+    "overlap": partial(_whole, least=0),
+    "prompts": _prompts,
+    "default_prompt": _text,
 }
 _WARM_UP_INPUT: Fields = {
     "name": _text,
@@ -167,6 +185,7 @@ KEYS: Mapping[str, frozenset[str]] = {
     "versions": frozenset(_VERSIONS),
     "input": frozenset(_INPUT),
     "output": frozenset({*_OUTPUT, "labels"}),
+    "text": frozenset(_TEXT),
     "warm_up": frozenset({*_WARM_UP, "input"}),
     "warm_up.input": frozenset(_WARM_UP_INPUT),
 }
@@ -201,6 +220,8 @@ class _Document:
             said["origin"] = self._origin(document["source"])
         if "versions" in document:
             said["version_policy"] = self._policy(document["versions"])
+        if "text" in document:
+            said["text"] = TextSettings(**self._convert(document["text"], _TEXT, "text"))
         for table, fields in (("input", _INPUT), ("output", self._output_fields())):
             if table in document:
                 said[f"{table}s"] = self._tensors(document[table], table, fields)

@@ -88,6 +88,7 @@ class VersionMeters:
 
     statistics: ModelStatistics
     failures: Counter[str] = field(default_factory=Counter)  # by our reason
+    reused: Counter[str] = field(default_factory=Counter)  # hit, miss, shared
     tokens: int = 0
     padding_tokens: int = 0
     batch_rows: Histogram = field(default_factory=lambda: Histogram(ROWS))
@@ -134,6 +135,11 @@ VERSION = ("model", "version")
 COUNTERS = (
     _Number("sluice_tokens", "Tokens computed, without padding.", lambda m: m.tokens),
     _Number("sluice_padding_tokens", "Padding computed beside the tokens.", lambda m: m.padding_tokens),
+    _Number("sluice_response_cache_hits", "Answers that were kept from before.", lambda m: m.reused["hit"]),
+    _Number(
+        "sluice_response_cache_shared", "Answers that another request was waiting for.", lambda m: m.reused["shared"]
+    ),
+    _Number("sluice_response_cache_misses", "Answers that were computed, to be kept.", lambda m: m.reused["miss"]),
     _Number(
         "sluice_breaker_opened", "Times that a version's circuit opened, since it failed.", lambda m: m.breaker_openings
     ),

@@ -130,6 +130,12 @@ class VersionRecord:
     def breaker_opened(self) -> None:
         self._meters.breaker_openings += 1
 
+    def reused(self, how: str, seconds: float) -> None:
+        """Record where the answer to an entry came from, and what it took since its request arrived."""
+        self._meters.reused[how] += 1
+        duration = self.statistics.cache_miss if how == "miss" else self.statistics.cache_hit
+        duration.add(seconds)
+
     def close(self) -> None:
         """The version is gone: stop showing it."""
         self.closed = True

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,8 @@ prints = logging.getLogger("sluice.workers.output")
 
 _PRINT_CHUNK = 64 << 10
 # Of what a process says without end, so much is taken in one turn of the event loop: the others want theirs as well.
-_MOST_MESSAGES = 256
+# What follows from the end of a batch takes half a millisecond, and a small model ends some while one is looked at.
+_MOST_SECONDS = 0.0005
 _MOST_CHUNKS = 4
 _LONGEST_PRINT = 64 << 10
 
@@ -100,10 +103,9 @@ class Process:
         except OSError:
             pass  # the process is ending: `_end` is about to be called
 
-    def _read(self, most: int = _MOST_MESSAGES) -> None:
-        view = memoryview(self._packet)
-        while self._socket is not None and most > 0:
-            most -= 1
+    def _read(self, seconds: float = _MOST_SECONDS) -> None:
+        view, until = memoryview(self._packet), time.monotonic() + seconds
+        while self._socket is not None:
             try:
                 size = self._socket.recv_into(self._packet)
             except BlockingIOError:
@@ -115,6 +117,8 @@ class Process:
                 asyncio.get_running_loop().remove_reader(self._socket.fileno())
                 return
             self._received(wire.decode_for_server(view[:size]))
+            if time.monotonic() > until:
+                return
 
     def _read_prints(self) -> None:
         """What a model's code or a library prints becomes lines of our log, so that they stay whole and in form."""
@@ -140,7 +144,7 @@ class Process:
                 self._printed = -1
 
     def _end(self) -> None:
-        self._read(sys.maxsize)  # what it said before it died, which has an end
+        self._read(math.inf)  # what it said before it died, which has an end
         self._read_prints()
         code = self._popen.wait() if self._popen is not None else 0
         self._close()

@@ -5,8 +5,8 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import graphs
 import numpy as np
 import psutil
 import pytest
+from apps import running
 
 from sluice.app import App
 from sluice.config.settings import Health, Models, Settings, Workers
@@ -86,17 +87,10 @@ def opened(tmp_path: Path) -> Opened:
     directory = graphs.python_echo(tmp_path, "odd", more="target_latency = 60")
     (directory / "1" / "model.py").write_text(MODEL)
 
-    @asynccontextmanager
-    async def open_app(count: int = 1, probe_interval: float = 0.0, **workers: Any) -> AsyncIterator[App]:
+    def open_app(count: int = 1, probe_interval: float = 0.0, **workers: Any) -> AbstractAsyncContextManager[App]:
         models = Models.model_validate({"repository": tmp_path, "python_directories": [tmp_path]})
         section = Workers.model_validate({"device": "cpu", "count": count, "hang_timeout": 60.0, **workers})
-        app = App(Settings(models=models, workers=section, health=Health(probe_interval=probe_interval)))
-        try:
-            await app.pool.start()
-            await app.catalog.load_all()
-            yield app
-        finally:
-            await app.close()
+        return running(Settings(models=models, workers=section, health=Health(probe_interval=probe_interval)))
 
     return open_app
 

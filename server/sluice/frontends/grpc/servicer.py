@@ -7,12 +7,12 @@ import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
-from sluice.admission.fallback import PARAMETER
 from sluice.errors import InvalidRequest, Stopping
 from sluice.frontends.grpc import codec
 from sluice.frontends.grpc.call import Call, Methods, Send
 from sluice.frontends.grpc.failure import failure
 from sluice.frontends.grpc.streams import Streams
+from sluice.frontends.marks import marks
 
 if TYPE_CHECKING:
     from sluice.frontends.services import Services
@@ -22,7 +22,6 @@ INFER = f"/{SERVICE}/ModelInfer"
 STREAM_INFER = f"/{SERVICE}/ModelStreamInfer"
 
 REQUEST_ID = "x-request-id"
-FALLBACK = "sluice-fallback"
 MAX_METADATA = 256
 
 # Requests of one stream that are worked on at once; beyond it the stream is not read, which holds its client back.
@@ -61,8 +60,8 @@ class Servicer:
         request.timeline.received = received
         response = await self._services.engine.infer(request)
         reply = codec.encode(response, decoded.places, self._services.regions)
-        if response.parameters and _sendable(fallback := str(response.parameters.get(PARAMETER, ""))):
-            call.trailers = ((FALLBACK, fallback),)
+        if response.parameters:
+            call.trailers = tuple(mark for mark in marks(response.parameters) if _sendable(mark[1]))
         if not id_in_metadata:
             call.reply_metadata = ()
         return reply

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import orjson
 
-from sluice.admission.fallback import PARAMETER
 from sluice.errors import InvalidRequest
 from sluice.frontends.http import elements, schema
-from sluice.frontends.http.reply import FALLBACK, JSON, Reply, header
+from sluice.frontends.http.reply import JSON, Reply, mark_headers
 from sluice.request import Buffer, InferRequest, InferResponse, RequestedOutput, Tensor, Timeline, encode_bytes
 from sluice.spec import BYTES, NUMPY_TYPES, TensorSpec
 
@@ -123,8 +122,7 @@ def encode(response: InferResponse, wishes: Wishes, regions: Regions) -> Reply:
     marks: list[bytes] = []
     if response.parameters:
         body["parameters"] = dict(response.parameters)
-        if mark := header(FALLBACK, str(response.parameters.get(PARAMETER, ""))):
-            marks.append(mark)
+        marks = mark_headers(response.parameters)
     outputs: list[dict[str, Any]] = []
     binary: list[Buffer] = []
     for tensor in response.outputs:

@@ -6,11 +6,12 @@ import asyncio
 import http
 import logging
 import time
+import urllib.parse
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from sluice.errors import Cancelled, InternalError, SluiceError, Stopping
-from sluice.frontends.http.reply import REQUEST_ID, SMALL_BODY, Reply, error_reply, request_id
+from sluice.frontends.http.reply import REQUEST_ID, SMALL_BODY, Errors, Reply, error_reply, request_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 _STATUS_LINES = {
     int(code): f"HTTP/1.1 {int(code)} {code.phrase}\r\n".encode() for code in http.HTTPStatus if int(code) >= 200
 } | {499: b"HTTP/1.1 499 Client Closed Request\r\n"}
+
+# Parts of an answer that are written in one turn of the event loop.
+_WRITTEN = 8
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +74,7 @@ class Exchange:
         "cancel_on_disconnect",
         "content_length",
         "disconnected",
+        "errors",
         "expects_continue",
         "failure",
         "headers",
@@ -100,6 +105,7 @@ class Exchange:
         self.body_bytes = 0
         self.more_body = True
         self.failure: SluiceError | None = None
+        self.errors: Errors = error_reply  # as the API that is asked has them
         self.disconnected = False
         self.cancel_on_disconnect = False
         self._started = False
@@ -149,12 +155,21 @@ class Exchange:
     def version(self) -> str:
         return self.path.get("version", "")
 
+    def asked(self, name: str) -> str:
+        """What the query says of `name`; empty if nothing."""
+        found = urllib.parse.parse_qs(self.query.decode("latin-1")).get(name)
+        return found[0] if found else ""
+
+    def check(self) -> None:
+        """Raise what is wrong with the request already."""
+        if self.failure is not None:
+            raise self.failure
+
     async def body(self) -> bytes:
         """The whole body as it was sent; a stalled or oversized one raises, as does a client that leaves."""
         if self.more_body:
             await self._receive_rest()
-        if self.failure is not None:
-            raise self.failure
+        self.check()
         if self.disconnected:
             raise Cancelled("the client went away")
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
@@ -183,7 +198,7 @@ class Exchange:
             if self._started:
                 self._connection.abort()
             elif not self.disconnected:  # the server's time to stop is over
-                self._write_whole(error_reply(Stopping("the server is stopping")))
+                self._write_whole(self.errors(Stopping("the server is stopping")))
         except Exception:
             _log.exception("cannot write the answer of %s %s", self.method, self.raw_path.decode())
             self._connection.abort()
@@ -192,14 +207,12 @@ class Exchange:
 
     async def _ask(self, application: Application) -> Reply:
         try:
-            if self.failure is not None:
-                raise self.failure
             return await application(self)
         except SluiceError as error:
-            return error_reply(error)
+            return self.errors(error)
         except Exception:
             _log.exception("unexpected error in %s %s", self.method, self.raw_path.decode())
-            return error_reply(InternalError("internal error"))
+            return self.errors(InternalError("internal error"))
 
     async def _answer(self, reply: Reply) -> None:
         if not await self._client_listens():
@@ -210,10 +223,12 @@ class Exchange:
         self._started = True
         self._connection.answers(reply.length())
         self._connection.write(self._make_head(reply))
-        for part in reply.parts:
+        for number, part in enumerate(reply.parts):
             if not await self._client_listens():
                 return
             self._connection.write(part)
+            if number % _WRITTEN == _WRITTEN - 1:
+                await asyncio.sleep(0)  # a client that reads fast must not keep the others waiting
         self._end()
 
     async def _client_listens(self) -> bool:

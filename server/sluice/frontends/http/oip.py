@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from sluice.errors import InvalidRequest
@@ -10,6 +9,7 @@ from sluice.frontends import metadata
 from sluice.frontends.http import body, codec
 from sluice.frontends.http.reply import REQUEST_ID, Reply, json_reply, request_id
 from sluice.frontends.http.routes import Route
+from sluice.frontends.http.timeouts import deadline
 from sluice.request import Buffer, Timeline
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
     from sluice.frontends.services import Services
     from sluice.telemetry.statistics import Duration, ModelStatistics
-
-_TIMEOUT_HEADERS = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
-_LONGEST_TIMEOUT_MS = 1e12
 
 
 class OpenInference:
@@ -69,7 +66,7 @@ class OpenInference:
             exchange.model,
             exchange.version,
             headers.get(REQUEST_ID, b"").decode("latin-1"),
-            _deadline(headers, timeline.received),
+            deadline(headers, timeline.received),
             timeline,
         )
         length = _json_length(headers)
@@ -129,24 +126,6 @@ def _json_length(headers: Mapping[bytes, bytes]) -> int | None:
     if not value.isdigit() or len(value) > 18:
         raise InvalidRequest("Inference-Header-Content-Length: expected a whole number of bytes")
     return int(value)
-
-
-def _deadline(headers: Mapping[bytes, bytes], received: float) -> float | None:
-    """The earlier of the deadlines given by the client and by a proxy in front of us."""
-    deadline = None
-    for name in _TIMEOUT_HEADERS:
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            milliseconds = float(value)
-        except ValueError:
-            milliseconds = math.nan
-        if not 0 <= milliseconds <= _LONGEST_TIMEOUT_MS:
-            raise InvalidRequest(f"{name.decode()}: expected a number of milliseconds")
-        until = received + milliseconds / 1000
-        deadline = until if deadline is None else min(deadline, until)
-    return deadline
 
 
 def _add_headers(headers: list[bytes], id: str, timeline: Timeline) -> None:

@@ -1,23 +1,26 @@
-"""Answers before they become bytes, and the one shape in which errors leave over HTTP."""
+"""Answers before they become bytes, and the shape of errors over HTTP, unless an API has one of its own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from sluice.frontends import status
+from sluice.frontends.marks import marks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sluice.errors import SluiceError
-    from sluice.request import Buffer
+    from sluice.request import Buffer, Parameter
 
 # Up to here copying is cheaper than a system call for each part.
 SMALL_BODY = 16 << 10
 
 REQUEST_ID = b"x-request-id"
-FALLBACK = b"sluice-fallback"
 _LONGEST_ECHO = 256
 
 JSON = b"content-type: application/json\r\n"
@@ -49,6 +52,11 @@ def header(name: bytes, value: str) -> bytes:
     return b"%b: %b\r\n" % (name, value.encode())
 
 
+def mark_headers(parameters: Mapping[str, Parameter]) -> list[bytes]:
+    """Header lines for what is to be known of a reply."""
+    return [line for name, value in marks(parameters) if (line := header(name.encode(), value))]
+
+
 def json_reply(value: Any, status: int = 200) -> Reply:
     return Reply(status, [JSON], (orjson.dumps(value),))
 
@@ -58,8 +66,17 @@ def plain_error(status: int, message: str) -> Reply:
     return json_reply({"error": message}, status)
 
 
+# An error in the form that clients of an API expect.
+Errors = Callable[["SluiceError"], Reply]
+
+
 def error_reply(error: SluiceError) -> Reply:
-    reply = plain_error(status.of(error).http, error.message)
+    """As in the Open Inference Protocol, and where no other API has a word in it."""
+    return with_retry(plain_error(status.of(error).http, error.message), error)
+
+
+def with_retry(reply: Reply, error: SluiceError) -> Reply:
+    """With the time after which the client may try again, if the error says so."""
     if error.retry_after is not None:
         reply.headers.append(b"retry-after: %d\r\n" % max(1, math.ceil(error.retry_after)))
     return reply

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sluice.errors import InvalidRequest, NotAllowed, UnknownThing
+from sluice.frontends.http.reply import Errors, error_reply
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
@@ -29,14 +30,16 @@ class Route:
     method: str
     path: str
     endpoint: Endpoint
+    errors: Errors = error_reply  # how they look in the API that this is of
 
 
 class WrongMethod(NotAllowed):
     """The path exists, for other methods."""
 
-    def __init__(self, message: str, allowed: tuple[str, ...]) -> None:
+    def __init__(self, message: str, allowed: tuple[str, ...], errors: Errors) -> None:
         super().__init__(message)
         self.allowed = allowed
+        self.errors = errors
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class _Node:
     literals: dict[str, _Node] = field(default_factory=dict)
     name: str = ""
     named: _Node | None = None
-    methods: dict[str, Endpoint] = field(default_factory=dict)
+    methods: dict[str, Route] = field(default_factory=dict)
 
 
 # A number, or a name that begins with a letter.
@@ -59,7 +62,7 @@ class Routes:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._root = _Node()
-        self._found: dict[tuple[str, bytes], tuple[Endpoint, dict[str, str]]] = {}
+        self._found: dict[tuple[str, bytes], tuple[Route, dict[str, str]]] = {}
         for route in routes:
             self._add(route)
 
@@ -73,10 +76,10 @@ class Routes:
                 node = node.named
             else:
                 node = node.literals.setdefault(segment, _Node())
-        node.methods[route.method] = route.endpoint
+        node.methods[route.method] = route
 
-    def find(self, method: str, raw_path: bytes) -> tuple[Endpoint, dict[str, str]]:
-        """The endpoint and what the named segments were; raises for a path or method nobody serves."""
+    def find(self, method: str, raw_path: bytes) -> tuple[Route, dict[str, str]]:
+        """The route and what the named segments were; raises for a path or method nobody serves."""
         found = self._found.get((method, raw_path))
         if found is None:
             found = self._search(method, raw_path)
@@ -85,7 +88,7 @@ class Routes:
             self._found[method, raw_path] = found
         return found
 
-    def _search(self, method: str, raw_path: bytes) -> tuple[Endpoint, dict[str, str]]:
+    def _search(self, method: str, raw_path: bytes) -> tuple[Route, dict[str, str]]:
         text = raw_path.decode("latin-1").strip("/")
         segments = text.split("/")
         if "%" in text:
@@ -94,13 +97,13 @@ class Routes:
         node = _match(self._root, segments, 0, named)
         if node is None:
             raise UnknownThing(f"nothing is served at '/{text[:200]}'")
-        endpoint = node.methods.get(method)
-        if endpoint is None and method == "HEAD":
-            endpoint = node.methods.get("GET")
-        if endpoint is None:
-            allowed = tuple(sorted(node.methods))
-            raise WrongMethod(f"{method} is not possible at '/{text[:200]}', only {', '.join(allowed)}", allowed)
-        return endpoint, named
+        route = node.methods.get(method)
+        if route is None and method == "HEAD":
+            route = node.methods.get("GET")
+        if route is None:
+            message = f"{method} is not possible at '/{text[:200]}', only {', '.join(sorted(node.methods))}"
+            raise WrongMethod(message, _allowed(node), next(iter(node.methods.values())).errors)
+        return route, named
 
 
 def _match(node: _Node, segments: list[str], index: int, named: dict[str, str]) -> _Node | None:
@@ -116,6 +119,11 @@ def _match(node: _Node, segments: list[str], index: int, named: dict[str, str]) 
     if found is not None:
         named[node.name] = segment
     return found
+
+
+def _allowed(node: _Node) -> tuple[str, ...]:
+    """All methods that the path answers, also those that come by themselves."""
+    return tuple(sorted({*node.methods, "OPTIONS", *(["HEAD"] if "GET" in node.methods else [])}))
 
 
 def _unquote(segment: str) -> str:

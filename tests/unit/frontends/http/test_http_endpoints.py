@@ -321,10 +321,10 @@ async def test_unknown_routes_and_wrong_methods() -> None:
         answer = await client.request("GET", "/v2/nothing")
         assert (answer.status, answer.json()) == (404, {"error": "nothing is served at '/v2/nothing'"})
         answer = await client.request("GET", INFER)
-        assert (answer.status, answer.headers["allow"]) == (405, "POST")
+        assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
         assert "only POST" in answer.json()["error"]
         answer = await client.request("DELETE", "/v2/logging")
-        assert (answer.status, answer.headers["allow"]) == (405, "GET, POST")
+        assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD, OPTIONS, POST")
         answer = await client.request("GET", "/v2/models/%ff")
         assert answer.status == 400
         answer = await client.request("HEAD", "/v2")

@@ -1,0 +1,1 @@
+"""What texts cost, from tokenizing to the answer. `__main__.py` runs all of it."""

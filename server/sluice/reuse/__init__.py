@@ -1,0 +1,4 @@
+"""Answers used again: in this process (`answers.py`), and between replicas (`redis.py`).
+
+May import whatever is below `workers`.
+"""
