@@ -207,7 +207,7 @@ class _Download:
             if not chunk:
                 raise Failed(f"the connection ended {segment.end - segment.position} bytes early")
             try:
-                os.pwrite(file, chunk, segment.position)
+                segments.write(file, chunk, segment.position)
             except OSError as error:
                 raise ModelError(f"{self._place}: cannot be written: {system_reason(error)}") from error
             segment.done += len(chunk)

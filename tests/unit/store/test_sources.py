@@ -15,6 +15,7 @@ from time import monotonic
 import onnx
 import pytest
 from graphs import identity
+from shortdisk import short_disk
 from website import Site
 
 from sluice.errors import ModelError
@@ -454,6 +455,24 @@ def test_a_disk_that_is_too_small_is_said_before(
     site.lie = 1 << 60
     with pytest.raises(ModelError, match="can be taken on the disk"):
         pull(f"{site.url}/small.sluice", wanted, means)
+
+
+def test_a_disk_that_is_full_for_a_moment_leaves_no_hole(site: Site, tmp_path: Path) -> None:
+    site.files["/x"] = random.Random(1).randbytes(3 << 20)
+    most = 0
+
+    def progress(step: str, done: int, total: int) -> None:
+        nonlocal most
+        most = most or done + 1001
+        limit(None if done > most else most)
+
+    with short_disk() as limit:
+        with pytest.raises(ModelError, match="cannot be written: File too large"):
+            download.download(f"{site.url}/x", tmp_path, rules=QUICK, progress=progress)
+        limit(None)
+        done = download.download(f"{site.url}/x", tmp_path, rules=QUICK)
+    assert done is not None
+    assert done.path.read_bytes() == site.files["/x"]
 
 
 def test_two_pulls_of_one_address_share_a_download(site: Site, package: bytes, wanted: Wanted, means: Means) -> None:
