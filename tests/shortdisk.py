@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def short_disk() -> Iterator[Callable[[int | None], None]]:
-    """Says how long files may be, None as they like. The write that comes so far is cut short, and the next one fails."""
+    """Says how long files may be, None as they like. The write that comes so far is cut short, the next one fails."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size: int | None) -> None:

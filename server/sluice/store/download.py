@@ -28,6 +28,7 @@ from sluice import __version__
 from sluice.errors import ModelError, system_reason
 from sluice.store import netlogin, segments
 from sluice.store.package import Progress, silent
+from sluice.store.redaction import shown
 from sluice.store.segments import Changed, Failed, Segment, State
 
 _CHUNK = 1 << 20
@@ -52,11 +53,6 @@ class Rules:
 class Downloaded:
     path: Path
     validator: str
-
-
-def shown(url: str) -> str:
-    """The address without what may be secret."""
-    return re.split(r"[?#]", re.sub(r"//[^/?#]*@", "//", url), maxsplit=1)[0]
 
 
 def download(

@@ -24,6 +24,7 @@ from sluice.store.bundle import Bundle
 from sluice.store.download import Rules
 from sluice.store.package import Progress
 from sluice.store.placing import Placed
+from sluice.store.redaction import shown
 from sluice.store.registryclient import INDEX_TYPES, MANIFEST_TYPES, Registry
 
 if TYPE_CHECKING:
@@ -108,9 +109,8 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
 def _address(source: str) -> _Address:
     found = _SOURCE.fullmatch(source)
     if found is None:
-        shown = re.split(r"[?#]", re.sub(r"//[^/?#]*@", "//", source), maxsplit=1)[0]
         raise ModelError(
-            f"{shown}: is no address in a registry, as oci://REGISTRY/REPOSITORY:TAG or …@sha256: and 64 digits"
+            f"{shown(source)}: is no address in a registry, as oci://REGISTRY/REPOSITORY:TAG or …@sha256: and 64 digits"
         )
     tag = found["tag"] or ("" if found["digest"] else "latest")
     return _Address(found["host"].lower(), found["repository"], tag, found["digest"] or "")

@@ -24,8 +24,9 @@ import msgspec
 from sluice import __version__
 from sluice.errors import ModelError, system_reason
 from sluice.store import netlogin, registrylogin
-from sluice.store.download import Rules, download, shown
+from sluice.store.download import Rules, download
 from sluice.store.package import Progress, silent
+from sluice.store.redaction import shown
 from sluice.store.registrylogin import Login
 
 MANIFEST_TYPES = (

@@ -492,7 +492,3 @@ def test_two_pulls_of_one_address_share_a_download(site: Site, package: bytes, w
     assert errors == []
     assert sum("If-None-Match" not in headers for _, headers in site.requests) == 1
     assert sorted(os.listdir(wanted.models)) == ["a", "b", "c"]
-
-
-def test_what_may_be_secret_is_not_shown() -> None:
-    assert download.shown("https://me:secret@host:1/a/b?key=secret#secret") == "https://host:1/a/b"
