@@ -119,7 +119,12 @@ class Registry:
         """Get a token where the registry says; without a login, as anybody."""
         assert self._challenge is not None
         realm = self._challenge.get("realm", "")
-        parts = urllib.parse.urlsplit(realm)
+        try:
+            parts = urllib.parse.urlsplit(realm)
+        except ValueError as error:
+            raise ModelError(f"{self.host}: the registry sends to {shown(realm)!r} for tokens: {error}") from error
+        if not realm.isascii() or not realm.isprintable():
+            raise ModelError(f"{self.host}: the registry sends to {shown(realm)!r} for tokens, which is no address")
         is_safe = parts.scheme == "https" or (parts.scheme == "http" and netlogin.is_here(parts.netloc))
         if not is_safe or "@" in parts.netloc:
             raise ModelError(f"{self.host}: the registry sends to {shown(realm)!r} for tokens, which is not https")

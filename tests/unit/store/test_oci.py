@@ -457,6 +457,8 @@ def test_a_token_that_ends_is_renewed(version: Path, site: Site, wanted: Wanted,
     [
         ('Bearer realm="http://tokens.example.com/"', "which is not https"),
         ('Bearer realm="http://127.0.0.1@tokens.example.com/"', "which is not https"),
+        ('Bearer realm="https://[::1/t?key=s3cret"', r"sends to 'https://\[::1/t' for tokens: Invalid IPv6 URL"),
+        ('Bearer realm="https://tokens.example.com/ü"', "which is no address"),
         ("Negotiate", "of a kind that is not known here: 'Negotiate'"),
         ("", "of a kind that is not known here"),
     ],
