@@ -37,6 +37,10 @@ _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 
+def any_size(_: int) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Rules:
     timeout: float = 30.0  # seconds without a byte
@@ -46,6 +50,7 @@ class Rules:
     parallel_from: int = 32 << 20  # bytes
     part: int = 8 << 20  # bytes asked for at a time, where there is nothing to read on from
     login: Callable[[urllib.request.Request], None] = netlogin.add  # tells the server who asks
+    accept: Callable[[int], None] = any_size  # ModelError for a file of so many bytes, of which none are read then
     hint: str = "a name and password for the host are taken from ~/.netrc"
 
 
@@ -77,6 +82,8 @@ class _Download:
 
     def run(self, validator: str) -> Downloaded | None:
         self._state = segments.load(self._place)
+        if self._state.segments:
+            self._rules.accept(self._state.size)
         for start in range(segments.STARTS):
             try:
                 return self._whole(validator, 1 if start else self._rules.connections)
@@ -116,6 +123,7 @@ class _Download:
         cuts = [size * part // parts for part in range(parts + 1)]
         self._state = State(name, [Segment(*cut) for cut in pairwise(cuts)])
         try:
+            self._rules.accept(size)
             segments.begin(self._place, self._state)
         except ModelError:
             response.close()

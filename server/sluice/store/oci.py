@@ -25,7 +25,7 @@ from sluice.store.download import Rules
 from sluice.store.package import Progress
 from sluice.store.placing import Placed
 from sluice.store.redaction import shown
-from sluice.store.registryclient import INDEX_TYPES, MANIFEST_TYPES, Registry
+from sluice.store.registryclient import INDEX_TYPES, MANIFEST_TYPES, Accept, Registry
 
 if TYPE_CHECKING:
     from sluice.store.sources import Means, Wanted
@@ -133,6 +133,7 @@ def _check(told: _Manifest, address: _Address) -> None:
     titles = [layer.title for layer in layers]
     if len(layers) > 1 and ("" in titles or len({*titles}) < len(titles)):
         raise ModelError(f"{address.shown}: its files must each have a name of their own ({_TITLE})")
+    bundle.check({*filter(None, titles)}, address.shown)
 
 
 def _bundle(address: _Address, told: _Manifest, paths: list[Path]) -> Bundle:
@@ -185,10 +186,11 @@ class _Artifact:
             return digest, told
         if len(told.manifests) != 1 or told.layers is not None:
             raise ModelError(f"{address.shown}: is {len(told.manifests)} of which one must be chosen; say its digest")
-        inner = told.manifests[0].digest
+        inner, size = told.manifests[0].digest, told.manifests[0].size
         if not _DIGEST.fullmatch(inner):
             raise ModelError(f"{address.shown}: names a manifest by {inner[:80]!r}, which is no sha256")
-        path = self._blob(inner, held, lambda place, _: self._registry.manifest(inner, place))
+        self._must_be_short(size)
+        path = self._blob(inner, size, held, lambda place, _, accept: self._registry.manifest(inner, place, accept))
         told = self._parsed(path)
         if told.manifests is not None:
             raise ModelError(f"{address.shown}: is a list in a list")
@@ -198,10 +200,13 @@ class _Artifact:
         """The manifest as the registry has it."""
         address, cache = self._address, self._means.cache
         with cache.partial(key) as place:
-            brought = self._registry.manifest(digest or address.tag, place)
-            if brought.stat().st_size > _LARGEST_MANIFEST:
-                shutil.rmtree(place)
-                raise ModelError(f"{address.shown}: its manifest has more than {_LARGEST_MANIFEST} bytes")
+
+            def accept(size: int) -> None:
+                if size > _LARGEST_MANIFEST:
+                    shutil.rmtree(place)
+                    self._must_be_short(size)
+
+            brought = self._registry.manifest(digest or address.tag, place, accept)
             found = hashlib.sha256(brought.read_bytes()).hexdigest()
             if digest and digest != f"sha256:{found}":
                 shutil.rmtree(place)
@@ -217,34 +222,43 @@ class _Artifact:
         total = sum(sizes.values())
         before = 0
 
-        def bring(place: Path, digest: str) -> Path:
+        def bring(place: Path, digest: str, accept: Accept) -> Path:
             def report(step: str, done: int, _: int) -> None:
                 self._means.progress(step, before + done, max(total, before + done))
 
-            return self._registry.blob(digest, place, report)
+            return self._registry.blob(digest, place, report, accept)
 
         paths = {}
         for digest, size in sizes.items():
-            paths[digest] = self._blob(digest, held, bring)
-            if (found := paths[digest].stat().st_size) != size:
-                raise ModelError(f"{self._address.shown}: a file has {found} bytes, not {size} as its manifest says")
+            paths[digest] = self._blob(digest, size, held, bring)
             before += size
         return [paths[layer.digest] for layer in layers]
 
-    def _blob(self, digest: str, held: ExitStack, bring: Callable[[Path, str], Path]) -> Path:
+    def _blob(self, digest: str, size: int, held: ExitStack, bring: Callable[[Path, str, Accept], Path]) -> Path:
         """It, in the cache for as long as it is held; brought unless it is there."""
         sha256 = digest.removeprefix("sha256:")
         cache, shown = self._means.cache, self._address.shown
         with cache.partial(sha256) as place:
+
+            def accept(found: int) -> None:
+                if found != size:
+                    shutil.rmtree(place)  # if it was begun
+                    raise ModelError(f"{shown}: a file has {found} bytes, not {size} as its manifest says")
+
             path = held.enter_context(cache.using(sha256))
             if path is None:
                 if self._means.offline:
                     shutil.rmtree(place)
                     raise self._offline()
-                path = held.enter_context(cache.adopt(self._right(bring(place, digest), sha256), sha256))
+                path = held.enter_context(cache.adopt(self._right(bring(place, digest, accept), sha256), sha256))
+            accept(path.stat().st_size)
             shutil.rmtree(place)
         cache.note(key_of(f"{shown}#{sha256}"), Address(shown, "", sha256))
         return path
+
+    def _must_be_short(self, size: int) -> None:
+        if size > _LARGEST_MANIFEST:
+            raise ModelError(f"{self._address.shown}: its manifest has more than {_LARGEST_MANIFEST} bytes")
 
     def _right(self, path: Path, sha256: str) -> Path:
         with path.open("rb") as file:
@@ -255,6 +269,7 @@ class _Artifact:
         return path
 
     def _parsed(self, path: Path) -> _Manifest:
+        self._must_be_short(path.stat().st_size)
         try:
             told = msgspec.json.decode(path.read_bytes(), type=_Manifest)
         except msgspec.MsgspecError as error:
