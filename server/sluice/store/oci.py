@@ -44,6 +44,8 @@ _ABOUT = "org.opencontainers.image.description"
 _LARGEST_MANIFEST = 4 << 20  # bytes, as registries have it
 _MOST_LAYERS = 10_000
 _ZIP = b"PK\x03\x04"
+_PACKAGE = re.compile(r".+\.(sluice|zip)", re.IGNORECASE)
+_PACKAGE_TYPE = re.compile(r"application/(?:.*[.+-])?(sluice|zip)\b.*")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class _Descriptor(msgspec.Struct):
         return unpacked or (not self.title and re.search(r"\btar\b", self.media_type) is not None)
 
 
+    @property
+    def may_be_package(self) -> bool:
+        """As far as its name and kind tell. Its first bytes do not: other programs' models are zip files as well."""
+        return not self.title or bool(_PACKAGE.fullmatch(self.title) or _PACKAGE_TYPE.fullmatch(self.media_type))
+
+
 class _Manifest(msgspec.Struct):
     media_type: str = msgspec.field(default="", name="mediaType")
     layers: list[_Descriptor] | None = None
@@ -100,7 +108,7 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
             return there
         if len(layers) == 1:
             (path,) = artifact.files(layers, held)
-            if _is_package(path):
+            if layers[0].may_be_package and _is_zip(path):
                 return _unpacked(path, exact, wanted, means.progress)
             return bundle.place(_bundle(exact, told, [path]), wanted, means.progress)
         return bundle.place(_bundle(exact, told, artifact.files(layers, held)), wanted, means.progress)
@@ -148,7 +156,7 @@ def _bundle(address: _Address, told: _Manifest, paths: list[Path]) -> Bundle:
     return Bundle(files, address.shown, address.usual, said, notes.get(_ABOUT, "")[:10_000])
 
 
-def _is_package(path: Path) -> bool:
+def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_ZIP)) == _ZIP
 

@@ -146,6 +146,31 @@ def test_a_package_is_unpacked(version: Path, site: Site, wanted: Wanted, means:
     assert str(means.cache.directory) not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("title", "kind", "is_package"),
+    [
+        ("small.sluice", "application/octet-stream", True),
+        ("small.ZIP", "application/octet-stream", True),
+        ("small-1.0.0", "application/zip", True),
+        ("small-1.0.0", "application/vnd.sluice.package", True),
+        ("", "application/octet-stream", True),
+        ("model.pt", "application/vnd.oci.image.layer.v1.tar", False),
+        ("model.pt", "application/gzip", False),
+    ],
+)
+def test_a_package_is_called_one(
+    title: str, kind: str, is_package: bool, version: Path, site: Site, wanted: Wanted, means: Means
+) -> None:
+    package = pack(version, version.parent / "small.sluice").path.read_bytes()
+    push(site, "1.0", [layer(site, package, title, mediaType=kind)])
+    if is_package:
+        check(pull(address(site), wanted, means), wanted)
+    else:
+        with pytest.raises(ModelError, match=r"there is no model\.onnx"):
+            pull(address(site), wanted, means)
+        nothing_is_there(wanted)
+
+
 def test_files_without_a_manifest_are_sealed(version: Path, site: Site, wanted: Wanted, means: Means) -> None:
     (version / "manifest.toml").unlink()
     (version / "model.onnx").rename(version / "net.onnx")
