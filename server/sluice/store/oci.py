@@ -81,7 +81,6 @@ class _Descriptor(msgspec.Struct):
         unpacked = (self.annotations or {}).get(_UNPACK) == "true"
         return unpacked or (not self.title and re.search(r"\btar\b", self.media_type) is not None)
 
-
     @property
     def may_be_package(self) -> bool:
         """As far as its name and kind tell. Its first bytes do not: other programs' models are zip files as well."""
