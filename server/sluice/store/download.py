@@ -250,6 +250,8 @@ class _Download:
             if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME:
                 raise ModelError(f"{shown(self._url)}: there is no host of this name") from error
             raise Failed(system_reason(reason) if isinstance(reason, OSError) else str(reason)) from error
+        except ValueError as error:
+            raise ModelError(f"{shown(self._url)}: is redirected to what is no address") from error
         if response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
             raise ModelError(f"{shown(self._url)}: the server sends it encoded, though asked not to")

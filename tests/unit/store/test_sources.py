@@ -364,6 +364,12 @@ def test_nobody_there(wanted: Wanted, means: Means) -> None:
         pull(f"{url}/small.sluice", wanted, means)
 
 
+def test_a_redirect_to_what_is_no_address_is_said(site: Site, wanted: Wanted, means: Means) -> None:
+    site.moved["/small.sluice"] = "https://[::1/t?key=s3cret"
+    with pytest.raises(ModelError, match=r"/small\.sluice: is redirected to what is no address$"):
+        pull(f"{site.url}/small.sluice", wanted, means)
+
+
 def test_redirects_are_followed_to_http_only(site: Site, package: bytes, wanted: Wanted, means: Means) -> None:
     with Site() as other:
         other.files = site.files
