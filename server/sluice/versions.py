@@ -15,7 +15,7 @@ from sluice.errors import NotReady, SluiceError, UnknownModel
 from sluice.health import Condition, Part
 from sluice.loading import Version
 from sluice.request import Parameter
-from sluice.store import aliases
+from sluice.store import aliases, repository
 
 READY, UNAVAILABLE, LOADING, UNLOADING = "READY", "UNAVAILABLE", "LOADING", "UNLOADING"
 UNLOADED = "unloaded"
@@ -80,9 +80,10 @@ class Versions:
             return False
 
     def names_on_disk(self) -> list[str]:
+        """As they can be told; what cannot, since it is no UTF-8, is escaped as `repository` does it."""
         try:
             entries = self._repository.iterdir()
-            return sorted(path.name for path in entries if path.is_dir() and not path.name.startswith("."))
+            return sorted(repository.printable(path.name) for path in entries if path.is_dir() and path.name[0] != ".")
         except OSError:
             return []
 
