@@ -32,7 +32,8 @@ from sluice.scheduler.entry import Work
 from sluice.telemetry.record import Record
 from sluice.text.inputs import TextInput, TextRequest, TextResponse
 from sluice.text.joining import Breath, Turnstile, Wave, joined, together
-from sluice.text.tokenizing import Encoded, Options, Text, Tokenizing
+from sluice.text.tokenizing import Options, Text, Tokenizing
+from sluice.text.tokens import Encoded
 from sluice.versions import Route
 
 _T = TypeVar("_T")
@@ -212,7 +213,7 @@ class Engine:
         except asyncio.CancelledError:
             error = Cancelled("the client went away")
             raise
-        except Exception:
+        except BaseException:
             error = InternalError("internal error")
             raise
         finally:

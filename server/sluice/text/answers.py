@@ -14,7 +14,7 @@ from sluice.errors import InvalidRequest
 from sluice.text import heads
 from sluice.text.heads import Activation, Aggregation, Array, Class, Span
 from sluice.text.inputs import TextResponse
-from sluice.text.tokenizing import Encoded
+from sluice.text.tokens import Encoded
 
 # Embeddings made in one go, which is much cheaper than one at a time: 64 of 384 numbers take a tenth of a millisecond.
 _NUMBERS_AT_ONCE = 32 << 10

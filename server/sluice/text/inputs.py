@@ -17,7 +17,8 @@ from sluice.store.settings import ModelSettings
 from sluice.text import profile as profiles
 from sluice.text.joining import one_by_one
 from sluice.text.profile import Profile
-from sluice.text.tokenizing import Cut, Encoded, Options, Text, Tokenizer, Tokenizing
+from sluice.text.tokenizing import Options, Text, Tokenizer, Tokenizing
+from sluice.text.tokens import Cut, Encoded
 
 # What clients call the input, and that of the second text of each pair.
 TEXT, PAIR = "text", "text_pair"
@@ -225,7 +226,9 @@ def load(directory: Path, spec: ModelSpec, settings: ModelSettings) -> TextInput
     profile = profiles.read(spec, settings.text, directory)
     lengths = [profile.max_length or tokenizer.max_length, settings.max_length]
     length = min((one for one in lengths if one is not None), default=None)
-    if profile.overlap is not None and length is not None and profile.overlap >= length - tokenizer.special_of_one:
+    pairs = profile.task == "rerank"  # whose first text needs a token as well
+    own = tokenizer.special_of_pair + 1 if pairs else tokenizer.special_of_one
+    if profile.overlap is not None and length is not None and profile.overlap >= length - own:
         raise ModelError(f"text.overlap: {profile.overlap} tokens are no less than a window of {length} has")
     return TextInput(tokenizer, spec, length, profile)
 
