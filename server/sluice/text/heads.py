@@ -81,8 +81,13 @@ def activated(logits: Array, activation: Activation) -> Array:
 def classes(logits: Array, labels: Sequence[str], activation: Activation) -> list[Class]:
     """Every class with its score, the best first."""
     scores = activated(logits, activation)
-    names = labels or [f"LABEL_{number}" for number in range(len(scores))]
+    names = labels or _numbered(len(scores))
     return [Class(names[index], float(scores[index])) for index in np.argsort(-scores, kind="stable")]
+
+
+def _numbered(count: int) -> list[str]:
+    """What transformers calls classes that have no names."""
+    return [f"LABEL_{number}" for number in range(count)]
 
 
 def relevance(logits: Array, activation: Activation) -> float:
@@ -147,6 +152,7 @@ def spans(
 ) -> list[Span]:
     """Parts of the text that are of a class, in their order."""
     joined = how.joined
+    labels = labels or _numbered(logits.shape[-1])
     pieces = _pieces(activated(logits, "softmax"), tokens, how)
     if aggregation == "none":
         found = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sluice.text import heads
-from sluice.text.heads import PoolingMode
+from sluice.text.heads import Pieces, PoolingMode, Tokens
 
 
 @pytest.mark.parametrize("mode", get_args(PoolingMode))
@@ -26,3 +26,11 @@ def test_sparse_vectors_of_16_bits_are_as_exact_as_others() -> None:
     found, weights = heads.sparse(logits)
     assert found.tolist() == [1, 2]
     np.testing.assert_allclose(weights, np.log([4, 2]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("aggregation", ["none", "simple", "first"])
+def test_spans_without_labels_are_numbered(aggregation: heads.Aggregation) -> None:
+    how = Pieces(lambda number: f"word{number}", " ".join, False, None)
+    tokens = Tokens("a b", [0, 1], [(0, 1), (2, 3)], [False, False])
+    found = heads.spans(np.array([[5, 0], [0, 5]]), tokens, (), aggregation, how)
+    assert [(one.label, one.start) for one in found] == [("LABEL_0", 0), ("LABEL_1", 2)]
