@@ -33,6 +33,11 @@ def test_what_an_operator_says_is_done(tmp_path: Path, start_server: StartServer
     expected = np.average(vectors, axis=0, weights=[8, 8, 6])
     np.testing.assert_allclose(embed(server, " ".join(words), "windows"), expected, rtol=1e-5)
 
+    refused, error = server.request("POST", "/embed_all", {"inputs": " ".join(words), "model": "windows"})
+    assert (refused, "has 14 tokens" in error["error"]) == (422, True)  # shared tokens would come twice
+    refused, found = server.request("POST", "/embed_all", {"inputs": " ".join(words[:6]), "model": "windows"})
+    assert (refused, len(found[0])) == (200, 8)
+
     np.testing.assert_allclose(embed(server, " ".join(words), "left"), texts.vector("green " * 6), rtol=1e-5)
     cut = embed(server, " ".join(words), "left", truncate=True)
     np.testing.assert_allclose(cut, texts.vector("green " * 6), rtol=1e-5)

@@ -94,14 +94,17 @@ class Texts:
             timeline=timeline,
             texts=texts,
             truncate=_direction(truncate, text.profile.truncate),
-            overlap=text.profile.overlap
-            if text.profile.pooling or text.profile.task != "token-classification"
-            else None,
+            overlap=None if offsets or _asks_for_tokens(text, output) else text.profile.overlap,
             offsets=offsets,
             at=at,
         )
         exchange.cancel_on_disconnect = True
         return await self._services.engine.read(request)
+
+
+def _asks_for_tokens(text: TextInput, output: str) -> bool:
+    """Whether each token is to be answered, which of a text's windows some would be twice."""
+    return bool(output) and len(text.spec.output_by_name[output].shape) == 3
 
 
 def prompted(texts: Sequence[str], text: TextInput, name: str | None) -> list[str]:
