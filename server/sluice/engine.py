@@ -152,7 +152,7 @@ class Engine:
             works.append(text.patient(request, validation.check(each, version.spec, version.rules)))
             await breath.take()
         timelines, tokens = [work.request.timeline for work in works], sum(work.length for work in works)
-        parts = await Wave(partial(self._compute, version, watched)).run(works, breath)
+        parts = await Wave(partial(self._compute, version, watched), request.deadline).run(works, breath)
         together(timelines, request.timeline)
         return TextResponse(
             request.model,
