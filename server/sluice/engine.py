@@ -18,12 +18,15 @@ from sluice.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
+    ModelFailed,
     Moved,
     Overloaded,
+    Quarantined,
     QueueFull,
     ShortOfMemory,
     SluiceError,
     Stopping,
+    WorkerLost,
 )
 from sluice.loading import Version
 from sluice.request import InferRequest, InferResponse, Tensor
@@ -148,11 +151,13 @@ class Engine:
         async with _until(request.deadline):
             encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
         breath, works = Breath(), []
-        for each in text.each(request, encoded):
-            works.append(text.patient(request, validation.check(each, version.spec, version.rules)))
-            await breath.take()
-        timelines, tokens = [work.request.timeline for work in works], sum(work.length for work in works)
-        parts = await Wave(partial(self._compute, version, watched), request.deadline).run(works, breath)
+        for index, one in enumerate(encoded):
+            for each in text.each(request, (one,)):
+                works.append((index, text.patient(request, validation.check(each, version.spec, version.rules))))
+                await breath.take()
+        timelines, tokens = [work.request.timeline for _, work in works], sum(work.length for _, work in works)
+        compute = partial(self._compute_text, version, watched, request.at)
+        parts = await Wave(compute, request.deadline).run(works, breath)
         together(timelines, request.timeline)
         return TextResponse(
             request.model,
@@ -173,6 +178,15 @@ class Engine:
         watched.reused.append(how)
         version.record.reused(how.value, time.monotonic() - work.request.timeline.received)
         return outputs
+
+    async def _compute_text(
+        self, version: Version, watched: _Watched, at: str, numbered: tuple[int, Work]
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        index, work = numbered
+        try:
+            return await self._compute(version, watched, work)
+        except (ModelFailed, WorkerLost, Quarantined) as error:  # the text may be why
+            raise error.about(f"{at}[{index}]") from error
 
     async def tokens(self, text: TextInput, texts: Sequence[Text], options: Options, at: str) -> list[Encoded]:
         """Texts as tokens only; nothing is computed."""

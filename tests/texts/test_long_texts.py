@@ -51,6 +51,24 @@ def test_what_an_operator_says_is_done(tmp_path: Path, start_server: StartServer
     np.testing.assert_allclose(embed(server, "red blue", "pooled"), [1, 0, 1, 1])
 
 
+def test_prompts_are_put_before_texts_of_any_protocol(tmp_path: Path, start_server: StartServer) -> None:
+    prompts = '\n[text]\nprompts = { query = "red ", passage = "blue " }\ndefault_prompt = "passage"\n'
+    texts.embedder(tmp_path, "prompted", prompts)
+    server = start_server(tmp_path, "--workers", "1")
+
+    def infer(**parameters: Any) -> tuple[int, Any]:
+        tensor = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["cat"]}
+        return server.request("POST", "/v2/models/prompted/infer", {"inputs": [tensor], "parameters": parameters})
+
+    for parameters, text in (({}, "blue cat"), ({"prompt_name": "query"}, "red cat")):
+        status, found = infer(**parameters)
+        assert status == 200, found
+        np.testing.assert_allclose(found["outputs"][0]["data"], texts.vector(text), rtol=1e-5)
+    for wrong in ("none", 3, True):
+        status, error = infer(prompt_name=wrong)
+        assert (status, "there are query, passage" in error["error"]) == (400, True)
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [

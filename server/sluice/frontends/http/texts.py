@@ -109,14 +109,7 @@ def _asks_for_tokens(text: TextInput, output: str) -> bool:
 
 def prompted(texts: Sequence[str], text: TextInput, name: str | None) -> list[str]:
     """The texts behind the prompt of this name, or behind the one that is meant if none is named."""
-    prompts = text.profile.prompts
-    if name is None:
-        prompt = text.profile.default_prompt
-    elif name in prompts:
-        prompt = prompts[name]
-    else:
-        known = f"there are {', '.join(prompts)}" if prompts else "it has none"
-        raise InvalidRequest(f"prompt_name: '{text.spec.name}' has no prompt '{name}'; {known}")
+    prompt = text.prompt(name)
     return [prompt + one for one in texts] if prompt else list(texts)
 
 
