@@ -188,9 +188,31 @@ class Engine:
         except (ModelFailed, WorkerLost, Quarantined) as error:  # the text may be why
             raise error.about(f"{at}[{index}]") from error
 
-    async def tokens(self, text: TextInput, texts: Sequence[Text], options: Options, at: str) -> list[Encoded]:
+    async def tokens(
+        self, text: TextInput, texts: Sequence[Text], options: Options, at: str, deadline: float | None = None
+    ) -> list[Encoded]:  # fmt: skip
         """Texts as tokens only; nothing is computed."""
-        return await text.tokens(self._tokenizing, texts, options, at)
+        async with self._accepted_until(deadline):
+            return await text.tokens(self._tokenizing, texts, options, at)
+
+    async def decoded(
+        self, text: TextInput, lists: Sequence[Sequence[int]], skip_special: bool, deadline: float | None = None
+    ) -> list[str]:  # fmt: skip
+        """Tokens as texts again."""
+        decode = partial(text.tokenizer.decode, skip_special=skip_special)
+        async with self._accepted_until(deadline):
+            return await asyncio.to_thread(lambda: [decode(ids) for ids in lists])
+
+    @asynccontextmanager
+    async def _accepted_until(self, deadline: float | None) -> AsyncIterator[None]:
+        """What no version answers, but a drain waits for."""
+        self._accepted += 1
+        try:
+            self._let_in(deadline)
+            async with _until(deadline):
+                yield
+        finally:
+            self._leave()
 
     async def _answer_after_all(
         self, request: _R, watched: _Watched, answer: Callable[[_R, Route, _Watched], Awaitable[_T]]
@@ -215,11 +237,7 @@ class Engine:
         error: SluiceError | None = None
         self._accepted += 1
         try:
-            if self._closed:
-                raise Stopping("the server is shutting down")
-            self.check_memory()
-            if request.deadline is not None and request.deadline <= time.monotonic():
-                raise DeadlineExceeded("Deadline Exceeded")
+            self._let_in(request.deadline)
             yield watched
         except SluiceError as failure:
             error = failure
@@ -237,9 +255,19 @@ class Engine:
                 watched.version.circuit.count(error)
             elif error is not None:
                 self._record.refused(request, error)
-            self._accepted -= 1
-            if not self._accepted:
-                self._finished.set()
+            self._leave()
+
+    def _let_in(self, deadline: float | None) -> None:
+        if self._closed:
+            raise Stopping("the server is shutting down")
+        self.check_memory()
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlineExceeded("Deadline Exceeded")
+
+    def _leave(self) -> None:
+        self._accepted -= 1
+        if not self._accepted:
+            self._finished.set()
 
     def check_memory(self) -> None:
         """Raise while nothing more is let in. Who is about to read something large may ask first."""

@@ -50,7 +50,9 @@ def classes(response: TextResponse, activation: Activation | None = None) -> Ite
     """Every class with its score, the best first, for each text."""
     profile = response.text.profile
     return (
-        heads.classes(np.mean(np.stack(outputs).astype(np.float64), axis=0), profile.labels, activation or profile.activation)
+        heads.classes(
+            np.mean(np.stack(outputs).astype(np.float64), axis=0), profile.labels, activation or profile.activation
+        )
         for _, outputs in _texts(response)
     )
 
