@@ -16,6 +16,7 @@ from sluice.cli.progress import size_text
 from sluice.plain import finite
 
 if TYPE_CHECKING:
+    from sluice.quantize.nearness import Nearness
     from sluice.quantize.report import Proof, Report
     from sluice.quantize.search import Point
 
@@ -123,6 +124,7 @@ def _print_proof(report: Report, proof: Proof, chosen: Point) -> None:
         ("layers", mixture(chosen)),
         ("samples", f"{proof.samples} of {report.data}, which nothing was chosen by"),
         *((name.replace("_", " "), f"{value:.5f}") for name, value in (*proof.nearness.measures.items(),)),
+        *((f"output '{name}'", _measured(other)) for name, other in proof.nearness.others.items()),
         *((f"{name} by labels", f"{value:.5f}") for name, value in proof.tasks.items()),
         ("speed", f"×{proof.speed:.2f} of the parent's on these samples; alone {lengths}"),
         ("size", f"{size_text(chosen.size)} instead of {size_text(report.parents_size)}"),
@@ -131,3 +133,7 @@ def _print_proof(report: Report, proof: Proof, chosen: Point) -> None:
     ]
     print()
     print_table(("proof", chosen.name), rows)
+
+
+def _measured(near: Nearness) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in near.measures.items())

@@ -90,8 +90,13 @@ def _data(wish: Wish, origin: Origin, backend: Backend, spec: ModelSpec) -> tupl
     scored = task in ("classification", "token-classification", "rerank") or accuracy.looks_scored(output)
     apart = task == "embedding" or not scored
     seen, held = (evaluation_data.dataset(files, spec, part, name, apart=apart) for part in (rows[::2], rows[1::2]))
-    kind = accuracy.kind_of(output, trial.answers(backend, output, seen.samples[:_LEAST]), task)
-    return Judge(output, kind), seen, held
+    first = trial.answers(backend, spec, seen.samples[:_LEAST])
+    others = [other for other in spec.outputs if other.default and other.name != output.name]
+    kinds = [
+        (each, accuracy.kind_of(each, [answer.outputs[each.name] for answer in first], asked))
+        for each, asked in ((output, task), *((other, "") for other in others))
+    ]
+    return Judge(tuple(kinds)), seen, held
 
 
 class _Work:
@@ -166,7 +171,8 @@ class _Work:
         judge = self._parent.judge
         if not held.labelled:
             return {}
-        return accuracy.right(judge.kind, judge.output, trial.answers(backend, judge.output, held.samples), held)
+        answers = trial.answers(backend, self._parent.spec, held.samples)
+        return accuracy.right(judge.kind, judge.output, [each.outputs[judge.output.name] for each in answers], held)
 
     def _lengths(self) -> Sequence[int]:
         if not self._parent.spec.has_sequence:

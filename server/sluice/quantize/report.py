@@ -151,6 +151,7 @@ def _nearness(near: Nearness) -> dict[str, Any]:
         **near.measures,
         "finite": near.finite,
         "batch_difference": near.difference,
+        **({"outputs": {name: dict(other.measures) for name, other in near.others.items()}} if near.others else {}),
     }
 
 

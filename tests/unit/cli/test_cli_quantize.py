@@ -192,3 +192,33 @@ def test_a_number_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str], r
     assert "it exists and is another version" in capsys.readouterr().err
     with (repository / "mini" / "1" / "manifest.toml").open("rb") as file:
         assert tomllib.load(file)["version"] == "1.0.0"
+
+
+def two_outputs(repository: Path, scale: float) -> None:
+    """Two products with matrices; the numbers of the second one's are as large as that."""
+    random = np.random.default_rng(0)
+    weights = [random.standard_normal((64, 64)).astype(np.float32) for _ in range(2)]
+    graphs.save(
+        repository / "two" / "1" / "model.onnx",
+        [onnx.helper.make_node("MatMul", ["x", name], [output]) for name, output in (("v", "embedding"), ("w", "aux"))],
+        [graphs.value("x", "FP32", ["batch", 64])],
+        [graphs.value(name, "FP32", ["batch", 64]) for name in ("embedding", "aux")],
+        {"v": weights[0], "w": weights[1] * np.float32(scale)},
+    )
+
+
+def test_the_bounds_are_for_every_output_that_a_request_gets(
+    capsys: pytest.CaptureFixture[str], repository: Path
+) -> None:
+    two_outputs(repository, 1e-9)  # all zeros in 16 bits
+    report = as_json(capsys, "two", "--to", "fp16", "--min-accuracy", "0.999")
+    whole = next(point for point in report["points"] if point["name"] == "fp16")
+    assert whole["outputs"]["aux"]["cosine_mean"] == 0
+    assert report["layers"].keys() == {"v"}  # the other one stays as it is
+    assert report["proof"]["outputs"]["aux"]["cosine_mean"] == 1
+
+
+def test_the_proof_tells_of_every_output(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    two_outputs(repository, 1.0)
+    report = as_json(capsys, "two", "--to", "fp16", "--min-accuracy", "0.999")
+    assert report["proof"]["outputs"]["aux"]["cosine_mean"] >= 0.999
