@@ -45,7 +45,7 @@ def quantize(
         Path | None,
         typer.Option("--calibrate", metavar="FILE", help="Texts or inputs as JSON lines.", show_default="made up"),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=16, help="At most so many; half are for the proof.")] = 600,
+    samples: Annotated[int, typer.Option("--samples", min=32, help="At most so many; half are for the proof.")] = 600,
     number: Annotated[
         str | None, typer.Option("--as", metavar="N", help="Version to create.", show_default="the next that is free")
     ] = None,
@@ -123,6 +123,7 @@ def _print_proof(report: Report, proof: Proof, chosen: Point) -> None:
     rows = [
         ("layers", mixture(chosen)),
         ("samples", f"{proof.samples} of {report.data}, which nothing was chosen by"),
+        ("attempts", _attempts(report)),
         *((name.replace("_", " "), f"{value:.5f}") for name, value in (*proof.nearness.measures.items(),)),
         *((f"output '{name}'", _measured(other)) for name, other in proof.nearness.others.items()),
         *((f"{name} by labels", f"{value:.5f}") for name, value in proof.tasks.items()),
@@ -137,3 +138,10 @@ def _print_proof(report: Report, proof: Proof, chosen: Point) -> None:
 
 def _measured(near: Nearness) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in near.measures.items())
+
+
+def _attempts(report: Report) -> str:
+    *refused, _ = report.attempts
+    return "1" if not refused else f"{len(report.attempts)}; refused: " + "; ".join(
+        f"{each.name}: {', '.join(each.missed)}" for each in refused
+    )  # fmt: skip

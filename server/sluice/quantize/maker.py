@@ -1,8 +1,8 @@
 """Makes a smaller and faster version of a model and proves how near it stays: the engine of `sluice quantize`.
 
-1. The parent is read and its layers are found. 2. Data: every second sample is for calibrating and choosing, the
-others for the proof. 3. The search. 4. The proof, on samples that nothing was chosen by; where it fails, the next
-choice, nearer and slower, is proven. 5. A new version, sealed, or nothing at all.
+1. The parent is read and its layers are found. 2. Data: one half is for calibrating and choosing, the other for the
+proof. 3. The search. 4. The proof, on samples that nothing was chosen by; where it fails, one other choice, nearer and slower,
+is proven on samples of its own. 5. A new version, sealed, or nothing at all.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from sluice.errors import ModelError
 from sluice.evaluation import accuracy
 from sluice.evaluation import data as evaluation_data
 from sluice.evaluation.data import Dataset, Row, Sample
+from sluice.quantize import division, machine, source, targets, trial
 from sluice.quantize import layers as finding
-from sluice.quantize import machine, source, targets, trial
 from sluice.quantize.layers import Layer
 from sluice.quantize.methods import Menu
 from sluice.quantize.nearness import Bounds, Judge, Nearness
-from sluice.quantize.report import Proof, Report
+from sluice.quantize.report import Attempt, Proof, Report
 from sluice.quantize.rewrite import Ranges, Rewriter
 from sluice.quantize.search import Found, Point, Search
 from sluice.quantize.source import PICTURE, RECORD, Origin
@@ -40,7 +40,7 @@ from sluice.store.repository import VersionFiles
 Progress = Callable[[str, int, int], None]
 LENGTHS = (16, 32, 64, 128, 256)  # tokens, at which speed is told
 _CALIBRATING = 200  # samples: more tell nothing new of what a layer takes
-_LEAST = 16  # samples: fewer prove nothing
+_LOOKED_AT = 16  # answers, which tell what an output is
 _MOST_ROWS = 64
 _PROVEN_ROUNDS = 5
 
@@ -58,6 +58,14 @@ class Wish:
     publish: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Held back for one attempt at the proof."""
+
+    rows: Sequence[Row]
+    data: Dataset
+
+
 def quantize(wish: Wish, progress: Progress) -> Report:
     """What was found; a report without a version says in `missed` why there is none."""
     menu = targets.menu(wish.target, machine.this())
@@ -72,31 +80,32 @@ def quantize(wish: Wish, progress: Progress) -> Report:
         judge, seen, held = _data(wish, origin, loaded.backend, spec)
         parent = Parent(loaded.backend, spec, origin.model, judge)
         # What a server pads: it would compute equal lengths only, or one at a time, beyond the model's tolerance.
-        own = trial.in_company(loaded.backend, spec, held.samples)
+        own = trial.in_company(loaded.backend, spec, held[0].data.samples)
         bounds = replace(wish.bounds, difference=max(wish.files.settings.tolerance, 2 * own))
         wish = replace(wish, bounds=bounds)
         return _Work(wish, origin, layers, parent, Path(name), progress).run(menu, seen, held)
 
 
-def _data(wish: Wish, origin: Origin, backend: Backend, spec: ModelSpec) -> tuple[Judge, Dataset, Dataset]:
-    """How answers are judged, the samples to choose by and those for the proof."""
+def _data(wish: Wish, origin: Origin, backend: Backend, spec: ModelSpec) -> tuple[Judge, Dataset, list[Held]]:
+    """How answers are judged, the samples to choose by and, for each attempt, those for the proof."""
     files, task, output = wish.files, origin.manifest.task, accuracy.main_output(spec)
     if wish.data is None:
         rows, name = evaluation_data.made_up(files, spec, wish.samples, wish.seed), evaluation_data.SYNTHETIC
     else:
-        rows, name = evaluation_data.read(wish.data, wish.samples), wish.data.name
-    if len(rows) < _LEAST:
-        raise ModelError(f"{name}: has {len(rows)} rows, and at least {_LEAST} are needed to choose by and to prove")
+        rows, name = evaluation_data.read(wish.data), wish.data.name
+    divided = division.divide(rows, name, wish.samples, wish.seed)
     scored = task in ("classification", "token-classification", "rerank") or accuracy.looks_scored(output)
     apart = task == "embedding" or not scored
-    seen, held = (evaluation_data.dataset(files, spec, part, name, apart=apart) for part in (rows[::2], rows[1::2]))
-    first = trial.answers(backend, spec, seen.samples[:_LEAST])
+    seen, *held = (
+        evaluation_data.dataset(files, spec, part, name, apart=apart) for part in (divided.seen, *divided.held)
+    )
+    first = trial.answers(backend, spec, seen.samples[:_LOOKED_AT])
     others = [other for other in spec.outputs if other.default and other.name != output.name]
     kinds = [
         (each, accuracy.kind_of(each, [answer.outputs[each.name] for answer in first], asked))
         for each, asked in ((output, task), *((other, "") for other in others))
     ]
-    return Judge(tuple(kinds)), seen, held
+    return Judge(tuple(kinds)), seen, [Held(*pair) for pair in zip(divided.held, held, strict=True)]
 
 
 class _Work:
@@ -113,16 +122,16 @@ class _Work:
         self._progress = progress
         self._machine = machine.this()
 
-    def run(self, menu: Menu, seen: Dataset, held: Dataset) -> Report:
+    def run(self, menu: Menu, seen: Dataset, held: Sequence[Held]) -> Report:
         ranges = self._ranges(seen.samples[:_CALIBRATING]) if menu.calibrated else {}
         rewriter = Rewriter(self._origin.model, self._layers, ranges)
         bench = Bench(self._parent, rewriter, seen.samples, self._folder)
         found = Search(self._layers, menu, bench, self._wish.bounds, self._progress).run()
         report = Report(
-            self._origin.name, self._wish.target, self._wish.bounds, held.name, found, None, None,
+            self._origin.name, self._wish.target, self._wish.bounds, seen.name, found, None, None,
             self._origin.size, self._machine,
         )  # fmt: skip
-        report = self._proven(report, Bench(self._parent, rewriter, held.samples, self._folder), held)
+        report = self._proven(report, rewriter, held)
         if report.missed or not self._wish.publish:
             return report
         return self._published(report, rewriter)
@@ -135,23 +144,27 @@ class _Work:
             lambda done: self._progress("calibrate", done, total),
         )  # fmt: skip
 
-    def _proven(self, report: Report, bench: Bench, held: Dataset) -> Report:
-        """With the best choice that keeps the bounds on the other samples as well."""
+    def _proven(self, report: Report, rewriter: Rewriter, held: Sequence[Held]) -> Report:
+        """With the best choice that keeps the bounds on other samples as well."""
         candidates = _candidates(report.found, self._wish.bounds)
         if not candidates:
             return replace(report, missed=tuple(_nearest_miss(report)))
-        missed: list[str] = []
-        for number, point in enumerate(candidates):
+        attempts: list[Attempt] = []
+        for number, (point, part) in enumerate(zip(candidates, held, strict=False)):
             self._progress("proof", number, len(candidates))
+            bounds = self._wish.bounds.stricter() if number else self._wish.bounds
+            bench = Bench(self._parent, rewriter, part.data.samples, self._folder)
             with bench.candidate(point.choice) as backend:
                 nearness = bench.nearness(backend)
-                wrong = self._wish.bounds.missed(nearness)
-                if not wrong:
-                    proof = self._proof(backend, nearness, held)
+                attempts.append(Attempt(point.name, len(part.data.samples), tuple(bounds.missed(nearness))))
+                if not attempts[-1].missed:
+                    proof = self._proof(backend, nearness, part.data)
                     self._progress("proof", len(candidates), len(candidates))
-                    return replace(report, chosen=point, proof=proof)
-            missed = missed or [f"{point.name}: {why}, on samples that it was not chosen by" for why in wrong]
-        return replace(report, missed=tuple(missed))
+                    return replace(report, chosen=point, proof=proof, attempts=tuple(attempts))
+        missed = [
+            f"{each.name}: {why}, on samples that it was not chosen by" for each in attempts for why in each.missed
+        ]
+        return replace(report, missed=tuple(missed), attempts=tuple(attempts))
 
     def _proof(self, backend: Backend, nearness: Nearness, held: Dataset) -> Proof:
         parent, spec = self._parent.backend, self._parent.spec
@@ -214,15 +227,17 @@ class _Work:
 
 
 def _candidates(found: Found, bounds: Bounds) -> list[Point]:
-    """What was chosen, and then whatever is nearer than it, the fastest first."""
+    """What was chosen, and the fastest of those nearer than it that keep what is asked of a second choice."""
     if found.chosen is None:
         return []
     others = [
         point
         for point in found.points
-        if point.eligible and not bounds.missed(point.nearness) and point.nearness.loss < found.chosen.nearness.loss
+        if point.eligible
+        and not bounds.stricter().missed(point.nearness)
+        and point.nearness.loss < found.chosen.nearness.loss
     ]
-    return [found.chosen, *sorted(others, key=lambda point: -point.speed)]
+    return [found.chosen, *sorted(others, key=lambda point: -point.speed)][: division.ATTEMPTS]
 
 
 def _nearest_miss(report: Report) -> list[str]:

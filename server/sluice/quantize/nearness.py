@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,11 @@ class Bounds:
     neighbours: float = 0.0
     difference: float = math.inf  # the largest that company may make
 
+    def stricter(self) -> Bounds:
+        """What a second choice has to reach: a quarter of what may be lost less, for who tries twice is lucky twice as
+        often."""
+        return replace(self, accuracy=_nearer(self.accuracy), neighbours=_nearer(self.neighbours))
+
     def missed(self, found: Nearness) -> list[str]:
         """What is below its bound, in words; nothing = all is well."""
         wrong = [] if found.finite else ["its answers have NaN or infinite values where the parent's have none"]
@@ -61,6 +66,10 @@ class Bounds:
             why = f"answers in a batch differ by {found.difference:.2g} from those alone"
             wrong.append(f"{why}, and at most {self.difference:.2g} is padded")
         return wrong
+
+
+def _nearer(bound: float) -> float:
+    return bound + (1 - bound) / 4 if bound else 0.0
 
 
 def _short(found: Nearness, name: str, bound: float) -> str:

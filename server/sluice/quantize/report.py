@@ -30,6 +30,15 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A choice that was to be proven."""
+
+    name: str
+    samples: int
+    missed: tuple[str, ...]  # nothing = it is proven
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     parent: str
     target: str
@@ -43,6 +52,7 @@ class Report:
     missed: tuple[str, ...] = ()  # why nothing is published
     version: str = ""  # "" = none was made
     directory: str = ""
+    attempts: tuple[Attempt, ...] = ()  # at the proof, the last one with success if there is one
 
     def frontier(self) -> list[Point]:
         """Points that none is both faster and nearer than, the fastest first."""
@@ -90,6 +100,9 @@ class Report:
             "data": self.data,
             "machine": {"processor": self.machine.name, "bytes": self.machine.bytes},
             "chosen": chosen.name if chosen else None,
+            "attempts": [
+                {"name": each.name, "samples": each.samples, "missed": list(each.missed)} for each in self.attempts
+            ],
             "proof": _proof(self.proof),
             "parents_bytes": self.parents_size,
             "points": [_point(point, point in self.frontier(), point is chosen) for point in self.found.points],

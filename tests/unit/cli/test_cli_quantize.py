@@ -73,7 +73,7 @@ def test_makes_a_sealed_version_that_says_what_was_proven(
     assert sealed.metrics["evaluation.verdict"] == "passed"
     assert sealed.metrics["evaluation.against"] == "mini/1"
     assert sealed.metrics["evaluation.data"] == "texts.jsonl"
-    assert sealed.metrics["evaluation.samples"] == 24
+    assert sealed.metrics["evaluation.samples"] == 12
     assert float(sealed.metrics["evaluation.cosine_mean"]) >= float(accuracy)
     assert sealed.metrics["quantize.to"] == to
     assert operator in operators(child / "model.onnx")
@@ -171,7 +171,7 @@ def test_a_model_without_a_tokenizer_is_given_tensors(capsys: pytest.CaptureFixt
         (("tagger", "--to", "int8"), "nothing to quantize"),
         (("echo", "--to", "int8"), "only ONNX models can be quantized"),
         (("mini", "--to", "int8", "--calibrate", "none.jsonl"), "none.jsonl: cannot be read"),
-        (("mini", "--to", "int8", "--calibrate", "few.jsonl"), "few.jsonl: has 2 rows"),
+        (("mini", "--to", "int8", "--calibrate", "few.jsonl"), "few.jsonl: has 2 different rows"),
         (("mini", "--to", "int8", "--as", "x"), "'x' is no version directory's name"),
     ],
 )
@@ -181,7 +181,7 @@ def test_what_cannot_be_is_said(
     graphs.tagger(repository)
     graphs.python_echo(repository)
     import_directory(GOLDEN / "bert-mean", repository, "mini")
-    Path("few.jsonl").write_text('"one"\n"two"\n')
+    Path("few.jsonl").write_text('"one"\n"two"\n' * 40)
     assert quantize(*arguments) == 1
     assert says in capsys.readouterr().err
 
@@ -222,3 +222,31 @@ def test_the_proof_tells_of_every_output(capsys: pytest.CaptureFixture[str], rep
     two_outputs(repository, 1.0)
     report = as_json(capsys, "two", "--to", "fp16", "--min-accuracy", "0.999")
     assert report["proof"]["outputs"]["aux"]["cosine_mean"] >= 0.999
+
+
+def test_no_text_is_on_both_sides_of_the_proof(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    Path("often.jsonl").write_text("".join(json.dumps(text) + "\n" for text in TEXTS for _ in range(5)))
+    report = as_json(capsys, "mini", "--to", "fp16", "--min-accuracy", "0.9", "--calibrate", "often.jsonl")
+    assert report["proof"]["samples"] == len(TEXTS) // 4
+
+
+def test_few_choices_may_be_proven(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    """What is near enough by chance, on what it was chosen by, is refused, and not replaced until something passes."""
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    arguments = ("mini", "--to", "bf16", "--calibrate", "turned.jsonl", "--dry-run")
+    for turn in range(20):
+        turned = TEXTS[turn:] + TEXTS[:turn]
+        Path("turned.jsonl").write_text("".join(json.dumps(text) + "\n" for text in turned))
+        report = as_json(capsys, *arguments, "--min-accuracy", "0.9")
+        seen = next(point["cosine_mean"] for point in report["points"] if point["chosen"])
+        if report["proof"]["cosine_mean"] < seen:
+            break
+    else:
+        pytest.fail("no division of the texts is harder to prove than to choose by")
+    bound = (seen + report["proof"]["cosine_mean"]) / 2
+    assert quantize(*arguments, "--min-accuracy", repr(bound), "--report", "refused.json") == 1
+    assert "on samples that it was not chosen by" in capsys.readouterr().err
+    attempts = json.loads(Path("refused.json").read_text())["attempts"]
+    assert attempts[0]["missed"]
+    assert len(attempts) <= 2
