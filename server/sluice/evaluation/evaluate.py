@@ -38,6 +38,7 @@ class Asked:
     """What the evaluation shall be on, and what it requires."""
 
     data: Path | None = None  # None: made-up input
+    rows: Sequence[Row] = ()  # those of it, where they are read already
     samples: int = COUNT  # at most
     seed: int = 0
     output: str = ""  # measured; "" = the first that a request gets
@@ -107,7 +108,9 @@ def rounded(value: float) -> float:
 
 def evaluate(files: VersionFiles, against: VersionFiles | None, asked: Asked, allowed: Allowed, steps: Steps) -> Report:
     """Compute everything that can be said of a version; nothing is written."""
-    rows = data.read(asked.data, asked.samples) if asked.data is not None else []
+    rows = asked.rows
+    if asked.data is not None and not rows:
+        rows = data.read(asked.data, asked.samples)
     _check_bounds(asked, against, rows)
     said = trusted(files, allowed)
     if against is not None:

@@ -1,8 +1,8 @@
 """Makes a smaller and faster version of a model and proves how near it stays: the engine of `sluice quantize`.
 
 1. The parent is read and its layers are found. 2. Data: one half is for calibrating and choosing, the other for the
-proof. 3. The search. 4. The proof, on samples that nothing was chosen by; where it fails, one other choice, nearer and slower,
-is proven on samples of its own. 5. A new version, sealed, or nothing at all.
+proof. 3. The search. 4. The proof, on samples that nothing was chosen by; where it fails, one other choice, nearer and
+slower, is proven on samples of its own. 5. A new version, sealed and evaluated, or nothing at all.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import numpy as np
 from sluice import __version__
 from sluice.backends.base import Backend
 from sluice.errors import ModelError
-from sluice.evaluation import accuracy
+from sluice.evaluation import accuracy, record
 from sluice.evaluation import data as evaluation_data
+from sluice.evaluation import evaluate as evaluation
 from sluice.evaluation.data import Dataset, Row, Sample
+from sluice.evaluation.runner import Allowed
+from sluice.evaluation.stability import FAILED
 from sluice.quantize import division, machine, source, targets, trial
 from sluice.quantize import layers as finding
 from sluice.quantize.layers import Layer
@@ -32,7 +35,7 @@ from sluice.quantize.search import Found, Point, Search
 from sluice.quantize.source import PICTURE, RECORD, Origin
 from sluice.quantize.study import ROWS, TOKENS, Bench, Parent
 from sluice.spec import ModelSpec
-from sluice.store import card, manifest, placing
+from sluice.store import manifest, placing
 from sluice.store.axes import build_spec
 from sluice.store.manifest import Manifest
 from sluice.store.repository import VersionFiles
@@ -134,7 +137,7 @@ class _Work:
         report = self._proven(report, rewriter, held)
         if report.missed or not self._wish.publish:
             return report
-        return self._published(report, rewriter)
+        return self._published(report, rewriter, held[len(report.attempts) - 1].rows)
 
     def _ranges(self, samples: Sequence[Sample]) -> Ranges:
         values = sorted({layer.value for layer in self._layers if layer.kind == "product"})
@@ -193,7 +196,7 @@ class _Work:
         most = self._wish.files.settings.max_length or LENGTHS[-1]
         return [length for length in LENGTHS if length <= most] or [most]
 
-    def _published(self, report: Report, rewriter: Rewriter) -> Report:
+    def _published(self, report: Report, rewriter: Rewriter, rows: Sequence[Row]) -> Report:
         assert report.chosen is not None
         choice = report.chosen.choice
         files, parents = self._origin.files, self._origin.manifest
@@ -217,13 +220,39 @@ class _Work:
                 "licence": parents.licence,
                 "parents": (manifest.Parent("quantized from", parents.name, parents.version, parents.digest()),),
             }
-            digest = manifest.examine(staging, **said).digest()
-            sealed = manifest.seal(staging, **said, metrics={**report.metrics(), "evaluation.digest": digest})
-            card.write(staging, sealed)
-            return sealed
+            manifest.seal(staging, **said, metrics=report.metrics())
+            self._evaluate(replace(files, version=target.name, directory=staging, path=place), rows)
+            return manifest.read(staging) or manifest.examine(staging, **said)
 
-        placed = placing.place(self._wish.models, files.model, self._wish.number, make)
+        try:
+            placed = placing.place(self._wish.models, files.model, self._wish.number, make)
+        except _Failed as failed:
+            return replace(report, missed=failed.reasons)
         return replace(report, version=f"{files.model}/{placed.directory.name}", directory=str(placed.directory))
+
+    def _evaluate(self, made: VersionFiles, rows: Sequence[Row]) -> None:
+        """As `sluice evaluate --against` the parent does it, with its verdict in the manifest; _Failed by that."""
+        bounds = self._wish.bounds
+        asked = evaluation.Asked(
+            data=self._wish.data,
+            rows=rows,
+            least_accuracy=bounds.accuracy or None,
+            least={"neighbours": bounds.neighbours} if bounds.neighbours else {},
+        )
+        found = evaluation.evaluate(made, self._origin.files, asked, Allowed(), self._progress)
+        wrong = [f"{check.name}: {check.detail}" for check in found.checks if check.result == FAILED]
+        wrong += found.short.values()
+        if wrong:
+            raise _Failed(tuple(f"its evaluation fails: {why}" for why in wrong))
+        record.write(made.directory, found)
+
+
+class _Failed(Exception):
+    """What was made is not as it should be."""
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
 
 
 def _candidates(found: Found, bounds: Bounds) -> list[Point]:

@@ -64,26 +64,19 @@ class Report:
         return front
 
     def metrics(self) -> dict[str, float | str]:
-        """For the manifest; `evaluation.digest` is known when the files are."""
+        """For the manifest, beside what an evaluation writes there."""
         proof, chosen = self.proof, self.chosen
         assert proof is not None
         assert chosen is not None
-        near = proof.nearness
-        found: dict[str, float | str] = {
-            "evaluation.verdict": "passed",
-            "evaluation.samples": proof.samples,
-            "evaluation.data": self.data,
-            "evaluation.finite": "yes" if near.finite else "no",
-            "evaluation.against": self.parent,
-            **{f"evaluation.{name}": round(value, 6) for name, value in (*near.measures.items(), *proof.tasks.items())},
+        return {
             "quantize.to": self.target,
             "quantize.method": chosen.name,
             "quantize.speed": round(proof.speed, 3),
             "quantize.size": round(chosen.size / self.parents_size, 3),
             "quantize.machine": self.machine.name,
-            "quantize.batch_difference": float(f"{near.difference:.2g}"),
+            "quantize.batch_difference": float(f"{proof.nearness.difference:.2g}"),
+            "quantize.attempts": len(self.attempts),
         }
-        return {key: value for key, value in found.items() if isinstance(value, str) or math.isfinite(value)}
 
     def record(self) -> str:
         return json.dumps(finite(self.plain()), indent=1, ensure_ascii=False) + "\n"

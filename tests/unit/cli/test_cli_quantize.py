@@ -75,6 +75,9 @@ def test_makes_a_sealed_version_that_says_what_was_proven(
     assert sealed.metrics["evaluation.data"] == "texts.jsonl"
     assert sealed.metrics["evaluation.samples"] == 12
     assert float(sealed.metrics["evaluation.cosine_mean"]) >= float(accuracy)
+    assert sealed.metrics["evaluation.required"] == f"cosine_mean >= {float(accuracy):g}"
+    assert sealed.metrics["evaluation.batching"] == "any"  # which only the look at its stability tells
+    assert float(sealed.metrics["evaluation.cosine_mean"]) == pytest.approx(report["proof"]["cosine_mean"], abs=2e-6)
     assert sealed.metrics["quantize.to"] == to
     assert operator in operators(child / "model.onnx")
     assert (child / "tokenizer.json").read_bytes() == (parent / "tokenizer.json").read_bytes()
@@ -250,3 +253,34 @@ def test_few_choices_may_be_proven(capsys: pytest.CaptureFixture[str], repositor
     attempts = json.loads(Path("refused.json").read_text())["attempts"]
     assert attempts[0]["missed"]
     assert len(attempts) <= 2
+
+
+def test_what_would_fail_its_evaluation_is_not_made(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    """Its second output is the logarithm of what is never positive, in the parent as well."""
+    nodes = [("MatMul", ["x", "w"], "embedding"), ("Abs", ["x"], "a"), ("Neg", ["a"], "b"), ("Log", ["b"], "aux")]
+    graphs.save(
+        repository / "nan" / "1" / "model.onnx",
+        [onnx.helper.make_node(operator, inputs, [output]) for operator, inputs, output in nodes],
+        [graphs.value("x", "FP32", ["batch", 64])],
+        [graphs.value(name, "FP32", ["batch", 64]) for name in ("embedding", "aux")],
+        {"w": np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)},
+    )
+    before = sorted(str(path) for path in repository.rglob("*"))
+    assert quantize("nan", "--to", "fp16", "--min-accuracy", "0") == 1
+    assert "no version is made: its evaluation fails: ordinary input: " in (says := capsys.readouterr().err)
+    assert "output 'aux' has" in says
+    assert sorted(str(path) for path in repository.rglob("*")) == before
+
+
+def test_stability_is_looked_at_before_anything_is_made(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    """A table of words that ends before the vocabulary does: no text of the data has the last word."""
+    directory = import_directory(GOLDEN / "bert-mean", repository, "mini")
+    model = onnx.load(str(directory / "model.onnx"))
+    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    table = max((each for each in model.graph.initializer if each.name in looked_up), key=lambda each: each.dims[0])
+    table.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(table)[:-1], table.name))
+    onnx.save(model, directory / "model.onnx")
+    (directory / "manifest.toml").unlink()
+    assert quantize("mini", "--to", "fp16", "--min-accuracy", "0.99", "--calibrate", "texts.jsonl") == 1
+    assert "its evaluation fails: all over the vocabulary: " in capsys.readouterr().err
+    assert not (repository / "mini" / "2").exists()
