@@ -13,6 +13,7 @@ from sluice.cli.options import Json
 from sluice.cli.packages import needs
 from sluice.cli.places import version_files
 from sluice.cli.progress import size_text
+from sluice.errors import system_reason
 from sluice.plain import finite
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ def quantize(
 
     Nothing is made below the bounds: exit code 1.
     """
+    for path in filter(None, (record, picture)):
+        _try(path)  # before minutes of work
     with needs("onnx", "onnxruntime", "tokenizers"):
         from sluice.quantize.maker import Wish, quantize
         from sluice.quantize.nearness import Bounds
@@ -73,22 +76,50 @@ def quantize(
         wish = Wish(models, files, to, bounds, calibrate, samples, number=number, publish=not dry_run)
         with steps() as progress:
             report = quantize(wish, progress)
-    if record is not None:
-        _write(record, report.record())
-    if picture is not None:
-        _write(picture, report.picture())
     if as_json:
         print_json(finite(report.plain()))
     else:
         _print(report)
+    unwritten = [
+        why
+        for path, text in ((record, report.record), (picture, report.picture))
+        if path is not None and (why := _written(path, text()))
+    ]
+    if unwritten:
+        made = f"; {report.version} is made all the same, in {report.directory}" if report.directory else ""
+        told = [*unwritten, *(f"no version is made: {each}" for each in report.missed)]
+        raise CommandError(f"{'; '.join(told)}{made}")
     if report.missed:
         hint = "ask for less, or give data of your own with --calibrate; the table shows what there is"
         raise CommandError(f"{target}: no version is made: {'; '.join(report.missed)}", hint)
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+def _try(path: Path) -> None:
+    """CommandError if a file cannot be written there; what is in it stays."""
+    try:
+        there = path.exists()
+        _make_room(path)
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written: {system_reason(error)}") from error
+
+
+def _make_room(path: Path) -> None:
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+
+
+def _written(path: Path, text: str) -> str:
+    """Why it could not be written; empty if it is."""
+    try:
+        _make_room(path)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        return f"{path}: cannot be written: {system_reason(error)}"
+    return ""
 
 
 def _print(report: Report) -> None:

@@ -284,3 +284,31 @@ def test_stability_is_looked_at_before_anything_is_made(capsys: pytest.CaptureFi
     assert quantize("mini", "--to", "fp16", "--min-accuracy", "0.99", "--calibrate", "texts.jsonl") == 1
     assert "its evaluation fails: all over the vocabulary: " in capsys.readouterr().err
     assert not (repository / "mini" / "2").exists()
+
+
+@pytest.mark.parametrize("option", ["--report", "--plot"])
+def test_a_file_that_cannot_be_written_is_said_before_any_work(
+    capsys: pytest.CaptureFixture[str], repository: Path, option: str
+) -> None:
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    Path("file").write_text("mine")
+    for path, why in (("file/report", "Not a directory"), ("models", "Is a directory")):
+        assert quantize("mini", "--to", "fp16", option, path) == 1
+        written = capsys.readouterr()
+        assert f"{path}: cannot be written: {why}" in written.err
+        assert not written.out
+    assert Path("file").read_text() == "mine"
+    assert not (repository / "mini" / "2").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("option", ["--report", "--plot"])
+def test_a_disk_that_is_full_in_the_end_hides_no_version(
+    capsys: pytest.CaptureFixture[str], repository: Path, option: str
+) -> None:
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    assert quantize("mini", "--to", "fp16", "--min-accuracy", "0.9", option, "/dev/full") == 1
+    written = capsys.readouterr()
+    assert "/dev/full: cannot be written: No space left on device; mini/2 is made all the same, in " in written.err
+    assert "mini/2 is in " in written.out
+    assert manifest.read(repository / "mini" / "2") is not None
