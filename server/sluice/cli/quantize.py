@@ -126,14 +126,17 @@ def _print(report: Report) -> None:
     front = report.frontier()
     points = sorted(report.found.points, key=lambda point: -point.speed)
     measures = list(dict.fromkeys(name for point in points for name in point.nearness.measures))
+    others = any(point.nearness.others for point in points)
+    names = [*(name.replace("_", " ") for name in measures), *(["other outputs"] if others else [])]
     print_table(
-        ("", "choice", "speed", *(name.replace("_", " ") for name in measures), "in a batch", "32 bits", "size"),
+        ("", "choice", "speed", *names, "in a batch", "32 bits", "size"),
         [
             (
                 "chosen" if point is report.chosen else "frontier" if point in front else "",
                 point.name + ("" if point.eligible else " (only compared)"),
                 f"×{point.speed:.2f}",
                 *(f"{point.nearness.of(name):.5f}" for name in measures),
+                *([f"{_worst(point):.5f}"] if others else []),
                 f"{point.nearness.difference:.1g}",
                 str(point.kept),
                 size_text(point.size),
@@ -176,3 +179,8 @@ def _attempts(report: Report) -> str:
     return "1" if not refused else f"{len(report.attempts)}; refused: " + "; ".join(
         f"{each.name}: {', '.join(each.missed)}" for each in refused
     )  # fmt: skip
+
+
+def _worst(point: Point) -> float:
+    """How near the other output is that lost most."""
+    return 1 - max(other.loss for other in point.nearness.others.values())

@@ -312,3 +312,11 @@ def test_a_disk_that_is_full_in_the_end_hides_no_version(
     assert "/dev/full: cannot be written: No space left on device; mini/2 is made all the same, in " in written.err
     assert "mini/2 is in " in written.out
     assert manifest.read(repository / "mini" / "2") is not None
+
+
+def test_the_table_shows_what_another_output_lost(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    two_outputs(repository, 1e-9)
+    assert quantize("two", "--to", "fp16", "--min-accuracy", "0.999", "--dry-run") == 0
+    table = capsys.readouterr().out
+    assert "other outputs" in table
+    assert "0.00000" in next(line for line in table.splitlines() if " fp16  " in line)
