@@ -38,7 +38,6 @@ class Asked:
     """What the evaluation shall be on, and what it requires."""
 
     data: Path | None = None  # None: made-up input
-    rows: Sequence[Row] = ()  # those of it, where they are read already
     samples: int = COUNT  # at most
     seed: int = 0
     output: str = ""  # measured; "" = the first that a request gets
@@ -46,6 +45,7 @@ class Asked:
     least_accuracy: float | None = None
     least: Mapping[str, float] = field(default_factory=dict)  # of any measure
     strict: bool = False  # what is noted fails the version as well
+    rows: Sequence[Row] = ()  # of the data, where they are chosen already
 
 
 @dataclass(frozen=True, slots=True)
