@@ -13,9 +13,11 @@ from sluice.cli.options import Json
 from sluice.cli.packages import needs
 from sluice.cli.places import version_files
 from sluice.cli.progress import size_text
+from sluice.errors import system_reason
 from sluice.plain import finite
 
 if TYPE_CHECKING:
+    from sluice.quantize.nearness import Nearness
     from sluice.quantize.report import Proof, Report
     from sluice.quantize.search import Point
 
@@ -44,7 +46,7 @@ def quantize(
         Path | None,
         typer.Option("--calibrate", metavar="FILE", help="Texts or inputs as JSON lines.", show_default="made up"),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", min=16, help="At most so many; half are for the proof.")] = 600,
+    samples: Annotated[int, typer.Option("--samples", min=32, help="At most so many; half are for the proof.")] = 600,
     number: Annotated[
         str | None, typer.Option("--as", metavar="N", help="Version to create.", show_default="the next that is free")
     ] = None,
@@ -62,6 +64,8 @@ def quantize(
 
     Nothing is made below the bounds: exit code 1.
     """
+    for path in filter(None, (record, picture)):
+        _try(path)  # before minutes of work
     with needs("onnx", "onnxruntime", "tokenizers"):
         from sluice.quantize.maker import Wish, quantize
         from sluice.quantize.nearness import Bounds
@@ -72,36 +76,67 @@ def quantize(
         wish = Wish(models, files, to, bounds, calibrate, samples, number=number, publish=not dry_run)
         with steps() as progress:
             report = quantize(wish, progress)
-    if record is not None:
-        _write(record, report.record())
-    if picture is not None:
-        _write(picture, report.picture())
     if as_json:
         print_json(finite(report.plain()))
     else:
         _print(report)
+    unwritten = [
+        why
+        for path, text in ((record, report.record), (picture, report.picture))
+        if path is not None and (why := _written(path, text()))
+    ]
+    if unwritten:
+        made = f"; {report.version} is made all the same, in {report.directory}" if report.directory else ""
+        told = [*unwritten, *(f"no version is made: {each}" for each in report.missed)]
+        raise CommandError(f"{'; '.join(told)}{made}")
     if report.missed:
         hint = "ask for less, or give data of your own with --calibrate; the table shows what there is"
         raise CommandError(f"{target}: no version is made: {'; '.join(report.missed)}", hint)
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, "utf-8")
+def _try(path: Path) -> None:
+    """CommandError if a file cannot be written there; what is in it stays."""
+    try:
+        there = path.exists()
+        _make_room(path)
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written: {system_reason(error)}") from error
+
+
+def _make_room(path: Path) -> None:
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+
+
+def _written(path: Path, text: str) -> str:
+    """Why it could not be written; empty if it is."""
+    try:
+        _make_room(path)
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        return f"{path}: cannot be written: {system_reason(error)}"
+    return ""
 
 
 def _print(report: Report) -> None:
     front = report.frontier()
     points = sorted(report.found.points, key=lambda point: -point.speed)
     measures = list(dict.fromkeys(name for point in points for name in point.nearness.measures))
+    others = any(point.nearness.others for point in points)
+    names = [*(name.replace("_", " ") for name in measures), *(["other outputs"] if others else [])]
     print_table(
-        ("", "choice", "speed", *(name.replace("_", " ") for name in measures), "in a batch", "32 bits", "size"),
+        ("", "choice", "speed", *names, "in a batch", "32 bits", "size"),
         [
             (
                 "chosen" if point is report.chosen else "frontier" if point in front else "",
                 point.name + ("" if point.eligible else " (only compared)"),
                 f"×{point.speed:.2f}",
                 *(f"{point.nearness.of(name):.5f}" for name in measures),
+                *([f"{_worst(point):.5f}"] if others else []),
                 f"{point.nearness.difference:.1g}",
                 str(point.kept),
                 size_text(point.size),
@@ -122,7 +157,9 @@ def _print_proof(report: Report, proof: Proof, chosen: Point) -> None:
     rows = [
         ("layers", mixture(chosen)),
         ("samples", f"{proof.samples} of {report.data}, which nothing was chosen by"),
+        ("attempts", _attempts(report)),
         *((name.replace("_", " "), f"{value:.5f}") for name, value in (*proof.nearness.measures.items(),)),
+        *((f"output '{name}'", _measured(other)) for name, other in proof.nearness.others.items()),
         *((f"{name} by labels", f"{value:.5f}") for name, value in proof.tasks.items()),
         ("speed", f"×{proof.speed:.2f} of the parent's on these samples; alone {lengths}"),
         ("size", f"{size_text(chosen.size)} instead of {size_text(report.parents_size)}"),
@@ -131,3 +168,19 @@ def _print_proof(report: Report, proof: Proof, chosen: Point) -> None:
     ]
     print()
     print_table(("proof", chosen.name), rows)
+
+
+def _measured(near: Nearness) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.5f}" for name, value in near.measures.items())
+
+
+def _attempts(report: Report) -> str:
+    *refused, _ = report.attempts
+    return "1" if not refused else f"{len(report.attempts)}; refused: " + "; ".join(
+        f"{each.name}: {', '.join(each.missed)}" for each in refused
+    )  # fmt: skip
+
+
+def _worst(point: Point) -> float:
+    """How near the other output is that lost most."""
+    return 1 - max(other.loss for other in point.nearness.others.values())

@@ -45,6 +45,7 @@ class Asked:
     least_accuracy: float | None = None
     least: Mapping[str, float] = field(default_factory=dict)  # of any measure
     strict: bool = False  # what is noted fails the version as well
+    rows: Sequence[Row] = ()  # of the data, where they are chosen already
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,9 @@ def rounded(value: float) -> float:
 
 def evaluate(files: VersionFiles, against: VersionFiles | None, asked: Asked, allowed: Allowed, steps: Steps) -> Report:
     """Compute everything that can be said of a version; nothing is written."""
-    rows = data.read(asked.data, asked.samples) if asked.data is not None else []
+    rows = asked.rows
+    if asked.data is not None and not rows:
+        rows = data.read(asked.data, asked.samples)
     _check_bounds(asked, against, rows)
     said = trusted(files, allowed)
     if against is not None:

@@ -1,8 +1,8 @@
 """Makes a smaller and faster version of a model and proves how near it stays: the engine of `sluice quantize`.
 
-1. The parent is read and its layers are found. 2. Data: every second sample is for calibrating and choosing, the
-others for the proof. 3. The search. 4. The proof, on samples that nothing was chosen by; where it fails, the next
-choice, nearer and slower, is proven. 5. A new version, sealed, or nothing at all.
+1. The parent is read and its layers are found. 2. Data: one half is for calibrating and choosing, the other for the
+proof. 3. The search. 4. The proof, on samples that nothing was chosen by; where it fails, one other choice, nearer and
+slower, is proven on samples of its own. 5. A new version, sealed and evaluated, or nothing at all.
 """
 
 from __future__ import annotations
@@ -18,21 +18,24 @@ import numpy as np
 from sluice import __version__
 from sluice.backends.base import Backend
 from sluice.errors import ModelError
-from sluice.evaluation import accuracy
+from sluice.evaluation import accuracy, record
 from sluice.evaluation import data as evaluation_data
+from sluice.evaluation import evaluate as evaluation
 from sluice.evaluation.data import Dataset, Row, Sample
+from sluice.evaluation.runner import Allowed
+from sluice.evaluation.stability import FAILED
+from sluice.quantize import division, machine, source, targets, trial
 from sluice.quantize import layers as finding
-from sluice.quantize import machine, source, targets, trial
 from sluice.quantize.layers import Layer
 from sluice.quantize.methods import Menu
 from sluice.quantize.nearness import Bounds, Judge, Nearness
-from sluice.quantize.report import Proof, Report
+from sluice.quantize.report import Attempt, Proof, Report
 from sluice.quantize.rewrite import Ranges, Rewriter
 from sluice.quantize.search import Found, Point, Search
 from sluice.quantize.source import PICTURE, RECORD, Origin
 from sluice.quantize.study import ROWS, TOKENS, Bench, Parent
 from sluice.spec import ModelSpec
-from sluice.store import card, manifest, placing
+from sluice.store import manifest, placing
 from sluice.store.axes import build_spec
 from sluice.store.manifest import Manifest
 from sluice.store.repository import VersionFiles
@@ -40,7 +43,7 @@ from sluice.store.repository import VersionFiles
 Progress = Callable[[str, int, int], None]
 LENGTHS = (16, 32, 64, 128, 256)  # tokens, at which speed is told
 _CALIBRATING = 200  # samples: more tell nothing new of what a layer takes
-_LEAST = 16  # samples: fewer prove nothing
+_LOOKED_AT = 16  # answers, which tell what an output is
 _MOST_ROWS = 64
 _PROVEN_ROUNDS = 5
 
@@ -58,6 +61,14 @@ class Wish:
     publish: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Held back for one attempt at the proof."""
+
+    rows: Sequence[Row]
+    data: Dataset
+
+
 def quantize(wish: Wish, progress: Progress) -> Report:
     """What was found; a report without a version says in `missed` why there is none."""
     menu = targets.menu(wish.target, machine.this())
@@ -72,26 +83,32 @@ def quantize(wish: Wish, progress: Progress) -> Report:
         judge, seen, held = _data(wish, origin, loaded.backend, spec)
         parent = Parent(loaded.backend, spec, origin.model, judge)
         # What a server pads: it would compute equal lengths only, or one at a time, beyond the model's tolerance.
-        own = trial.in_company(loaded.backend, spec, held.samples)
+        own = trial.in_company(loaded.backend, spec, held[0].data.samples)
         bounds = replace(wish.bounds, difference=max(wish.files.settings.tolerance, 2 * own))
         wish = replace(wish, bounds=bounds)
         return _Work(wish, origin, layers, parent, Path(name), progress).run(menu, seen, held)
 
 
-def _data(wish: Wish, origin: Origin, backend: Backend, spec: ModelSpec) -> tuple[Judge, Dataset, Dataset]:
-    """How answers are judged, the samples to choose by and those for the proof."""
+def _data(wish: Wish, origin: Origin, backend: Backend, spec: ModelSpec) -> tuple[Judge, Dataset, list[Held]]:
+    """How answers are judged, the samples to choose by and, for each attempt, those for the proof."""
     files, task, output = wish.files, origin.manifest.task, accuracy.main_output(spec)
     if wish.data is None:
         rows, name = evaluation_data.made_up(files, spec, wish.samples, wish.seed), evaluation_data.SYNTHETIC
     else:
-        rows, name = evaluation_data.read(wish.data, wish.samples), wish.data.name
-    if len(rows) < _LEAST:
-        raise ModelError(f"{name}: has {len(rows)} rows, and at least {_LEAST} are needed to choose by and to prove")
+        rows, name = evaluation_data.read(wish.data), wish.data.name
+    divided = division.divide(rows, name, wish.samples, wish.seed)
     scored = task in ("classification", "token-classification", "rerank") or accuracy.looks_scored(output)
     apart = task == "embedding" or not scored
-    seen, held = (evaluation_data.dataset(files, spec, part, name, apart=apart) for part in (rows[::2], rows[1::2]))
-    kind = accuracy.kind_of(output, trial.answers(backend, output, seen.samples[:_LEAST]), task)
-    return Judge(output, kind), seen, held
+    seen, *held = (
+        evaluation_data.dataset(files, spec, part, name, apart=apart) for part in (divided.seen, *divided.held)
+    )
+    first = trial.answers(backend, spec, seen.samples[:_LOOKED_AT])
+    others = [other for other in spec.outputs if other.default and other.name != output.name]
+    kinds = [
+        (each, accuracy.kind_of(each, [answer.outputs[each.name] for answer in first], asked))
+        for each, asked in ((output, task), *((other, "") for other in others))
+    ]
+    return Judge(tuple(kinds)), seen, [Held(*pair) for pair in zip(divided.held, held, strict=True)]
 
 
 class _Work:
@@ -108,19 +125,19 @@ class _Work:
         self._progress = progress
         self._machine = machine.this()
 
-    def run(self, menu: Menu, seen: Dataset, held: Dataset) -> Report:
+    def run(self, menu: Menu, seen: Dataset, held: Sequence[Held]) -> Report:
         ranges = self._ranges(seen.samples[:_CALIBRATING]) if menu.calibrated else {}
         rewriter = Rewriter(self._origin.model, self._layers, ranges)
         bench = Bench(self._parent, rewriter, seen.samples, self._folder)
         found = Search(self._layers, menu, bench, self._wish.bounds, self._progress).run()
         report = Report(
-            self._origin.name, self._wish.target, self._wish.bounds, held.name, found, None, None,
+            self._origin.name, self._wish.target, self._wish.bounds, seen.name, found, None, None,
             self._origin.size, self._machine,
         )  # fmt: skip
-        report = self._proven(report, Bench(self._parent, rewriter, held.samples, self._folder), held)
+        report = self._proven(report, rewriter, held)
         if report.missed or not self._wish.publish:
             return report
-        return self._published(report, rewriter)
+        return self._published(report, rewriter, held[len(report.attempts) - 1].rows)
 
     def _ranges(self, samples: Sequence[Sample]) -> Ranges:
         values = sorted({layer.value for layer in self._layers if layer.kind == "product"})
@@ -130,23 +147,27 @@ class _Work:
             lambda done: self._progress("calibrate", done, total),
         )  # fmt: skip
 
-    def _proven(self, report: Report, bench: Bench, held: Dataset) -> Report:
-        """With the best choice that keeps the bounds on the other samples as well."""
+    def _proven(self, report: Report, rewriter: Rewriter, held: Sequence[Held]) -> Report:
+        """With the best choice that keeps the bounds on other samples as well."""
         candidates = _candidates(report.found, self._wish.bounds)
         if not candidates:
             return replace(report, missed=tuple(_nearest_miss(report)))
-        missed: list[str] = []
-        for number, point in enumerate(candidates):
+        attempts: list[Attempt] = []
+        for number, (point, part) in enumerate(zip(candidates, held, strict=False)):
             self._progress("proof", number, len(candidates))
+            bounds = self._wish.bounds.stricter() if number else self._wish.bounds
+            bench = Bench(self._parent, rewriter, part.data.samples, self._folder)
             with bench.candidate(point.choice) as backend:
                 nearness = bench.nearness(backend)
-                wrong = self._wish.bounds.missed(nearness)
-                if not wrong:
-                    proof = self._proof(backend, nearness, held)
+                attempts.append(Attempt(point.name, len(part.data.samples), tuple(bounds.missed(nearness))))
+                if not attempts[-1].missed:
+                    proof = self._proof(backend, nearness, part.data)
                     self._progress("proof", len(candidates), len(candidates))
-                    return replace(report, chosen=point, proof=proof)
-            missed = missed or [f"{point.name}: {why}, on samples that it was not chosen by" for why in wrong]
-        return replace(report, missed=tuple(missed))
+                    return replace(report, chosen=point, proof=proof, attempts=tuple(attempts))
+        missed = [
+            f"{each.name}: {why}, on samples that it was not chosen by" for each in attempts for why in each.missed
+        ]
+        return replace(report, missed=tuple(missed), attempts=tuple(attempts))
 
     def _proof(self, backend: Backend, nearness: Nearness, held: Dataset) -> Proof:
         parent, spec = self._parent.backend, self._parent.spec
@@ -166,7 +187,8 @@ class _Work:
         judge = self._parent.judge
         if not held.labelled:
             return {}
-        return accuracy.right(judge.kind, judge.output, trial.answers(backend, judge.output, held.samples), held)
+        answers = trial.answers(backend, self._parent.spec, held.samples)
+        return accuracy.right(judge.kind, judge.output, [each.outputs[judge.output.name] for each in answers], held)
 
     def _lengths(self) -> Sequence[int]:
         if not self._parent.spec.has_sequence:
@@ -174,7 +196,7 @@ class _Work:
         most = self._wish.files.settings.max_length or LENGTHS[-1]
         return [length for length in LENGTHS if length <= most] or [most]
 
-    def _published(self, report: Report, rewriter: Rewriter) -> Report:
+    def _published(self, report: Report, rewriter: Rewriter, rows: Sequence[Row]) -> Report:
         assert report.chosen is not None
         choice = report.chosen.choice
         files, parents = self._origin.files, self._origin.manifest
@@ -198,25 +220,53 @@ class _Work:
                 "licence": parents.licence,
                 "parents": (manifest.Parent("quantized from", parents.name, parents.version, parents.digest()),),
             }
-            digest = manifest.examine(staging, **said).digest()
-            sealed = manifest.seal(staging, **said, metrics={**report.metrics(), "evaluation.digest": digest})
-            card.write(staging, sealed)
-            return sealed
+            manifest.seal(staging, **said, metrics=report.metrics())
+            self._evaluate(replace(files, version=target.name, directory=staging, path=place), rows)
+            return manifest.read(staging) or manifest.examine(staging, **said)
 
-        placed = placing.place(self._wish.models, files.model, self._wish.number, make)
+        try:
+            placed = placing.place(self._wish.models, files.model, self._wish.number, make)
+        except _Failed as failed:
+            return replace(report, missed=failed.reasons)
         return replace(report, version=f"{files.model}/{placed.directory.name}", directory=str(placed.directory))
+
+    def _evaluate(self, made: VersionFiles, rows: Sequence[Row]) -> None:
+        """As `sluice evaluate --against` the parent does it, with its verdict in the manifest; _Failed by that."""
+        bounds = self._wish.bounds
+        asked = evaluation.Asked(
+            data=self._wish.data,
+            rows=rows,
+            least_accuracy=bounds.accuracy or None,
+            least={"neighbours": bounds.neighbours} if bounds.neighbours else {},
+        )
+        found = evaluation.evaluate(made, self._origin.files, asked, Allowed(), self._progress)
+        wrong = [f"{check.name}: {check.detail}" for check in found.checks if check.result == FAILED]
+        wrong += found.short.values()
+        if wrong:
+            raise _Failed(tuple(f"its evaluation fails: {why}" for why in wrong))
+        record.write(made.directory, found)
+
+
+class _Failed(Exception):
+    """What was made is not as it should be."""
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
 
 
 def _candidates(found: Found, bounds: Bounds) -> list[Point]:
-    """What was chosen, and then whatever is nearer than it, the fastest first."""
+    """What was chosen, and the fastest of those nearer than it that keep what is asked of a second choice."""
     if found.chosen is None:
         return []
     others = [
         point
         for point in found.points
-        if point.eligible and not bounds.missed(point.nearness) and point.nearness.loss < found.chosen.nearness.loss
+        if point.eligible
+        and not bounds.stricter().missed(point.nearness)
+        and point.nearness.loss < found.chosen.nearness.loss
     ]
-    return [found.chosen, *sorted(others, key=lambda point: -point.speed)]
+    return [found.chosen, *sorted(others, key=lambda point: -point.speed)][: division.ATTEMPTS]
 
 
 def _nearest_miss(report: Report) -> list[str]:

@@ -30,6 +30,15 @@ class Proof:
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A choice that was to be proven."""
+
+    name: str
+    samples: int
+    missed: tuple[str, ...]  # nothing = it is proven
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     parent: str
     target: str
@@ -43,6 +52,7 @@ class Report:
     missed: tuple[str, ...] = ()  # why nothing is published
     version: str = ""  # "" = none was made
     directory: str = ""
+    attempts: tuple[Attempt, ...] = ()  # at the proof, the last one with success if there is one
 
     def frontier(self) -> list[Point]:
         """Points that none is both faster and nearer than, the fastest first."""
@@ -54,26 +64,19 @@ class Report:
         return front
 
     def metrics(self) -> dict[str, float | str]:
-        """For the manifest; `evaluation.digest` is known when the files are."""
+        """For the manifest, beside what an evaluation writes there."""
         proof, chosen = self.proof, self.chosen
         assert proof is not None
         assert chosen is not None
-        near = proof.nearness
-        found: dict[str, float | str] = {
-            "evaluation.verdict": "passed",
-            "evaluation.samples": proof.samples,
-            "evaluation.data": self.data,
-            "evaluation.finite": "yes" if near.finite else "no",
-            "evaluation.against": self.parent,
-            **{f"evaluation.{name}": round(value, 6) for name, value in (*near.measures.items(), *proof.tasks.items())},
+        return {
             "quantize.to": self.target,
             "quantize.method": chosen.name,
             "quantize.speed": round(proof.speed, 3),
             "quantize.size": round(chosen.size / self.parents_size, 3),
             "quantize.machine": self.machine.name,
-            "quantize.batch_difference": float(f"{near.difference:.2g}"),
+            "quantize.batch_difference": float(f"{proof.nearness.difference:.2g}"),
+            "quantize.attempts": len(self.attempts),
         }
-        return {key: value for key, value in found.items() if isinstance(value, str) or math.isfinite(value)}
 
     def record(self) -> str:
         return json.dumps(finite(self.plain()), indent=1, ensure_ascii=False) + "\n"
@@ -90,6 +93,9 @@ class Report:
             "data": self.data,
             "machine": {"processor": self.machine.name, "bytes": self.machine.bytes},
             "chosen": chosen.name if chosen else None,
+            "attempts": [
+                {"name": each.name, "samples": each.samples, "missed": list(each.missed)} for each in self.attempts
+            ],
             "proof": _proof(self.proof),
             "parents_bytes": self.parents_size,
             "points": [_point(point, point in self.frontier(), point is chosen) for point in self.found.points],
@@ -151,6 +157,7 @@ def _nearness(near: Nearness) -> dict[str, Any]:
         **near.measures,
         "finite": near.finite,
         "batch_difference": near.difference,
+        **({"outputs": {name: dict(other.measures) for name, other in near.others.items()}} if near.others else {}),
     }
 
 

@@ -7,15 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
 from sluice.backends.base import Backend
 from sluice.evaluation.data import Sample
 from sluice.quantize import trial
-from sluice.quantize.nearness import Judge, Nearness
+from sluice.quantize.nearness import Answer, Judge, Nearness
 from sluice.quantize.rewrite import Rewriter
 from sluice.quantize.search import Choice, Measured
 from sluice.spec import ModelSpec
@@ -25,8 +23,6 @@ TOKENS, ROWS = 256, 32
 _QUICK = 48  # samples by which layers are sorted
 _TIMED = 96  # samples on which candidates are timed
 _ROUNDS = 3
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +63,8 @@ class Bench:
             found = self._of(backend, self._samples[:count])
         return self._parent.judge.near(self._answers[:count], found).loss
 
-    def _of(self, backend: Backend, samples: Sequence[Sample]) -> list[Array]:
-        return trial.answers(backend, self._parent.judge.output, samples)
+    def _of(self, backend: Backend, samples: Sequence[Sample]) -> list[Answer]:
+        return trial.answers(backend, self._parent.spec, samples)
 
     @contextmanager
     def candidate(self, choice: Choice) -> Iterator[Backend]:

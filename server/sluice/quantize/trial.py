@@ -22,6 +22,7 @@ from sluice.backends.base import Backend, Source, create
 from sluice.evaluation import measures
 from sluice.evaluation.data import Sample, from_bfloat16
 from sluice.evaluation.runner import padded
+from sluice.quantize.nearness import Answer
 from sluice.quantize.rewrite import Ranges
 from sluice.quantize.scaling import Seen
 from sluice.spec import ModelSpec, Signature, TensorSpec
@@ -71,13 +72,21 @@ def loaded(path: Path) -> Iterator[Loaded]:
         backend.close()
 
 
-def answers(backend: Backend, output: TensorSpec, samples: Sequence[Sample]) -> list[Array]:
-    """One output, for each sample alone."""
+def answers(backend: Backend, spec: ModelSpec, samples: Sequence[Sample]) -> list[Answer]:
+    """For each sample alone: what a request gets, and which of all outputs are not finite."""
     found = []
+    every = [output.name for output in spec.outputs]
     for sample in samples:
-        array = backend.run(_ready(sample.inputs), {output.name: None})[output.name]
-        found.append(from_bfloat16(array) if output.datatype == "BF16" else np.array(array))
+        arrays = backend.run(_ready(sample.inputs), dict.fromkeys(every))
+        read = {output.name: _readable(output, arrays[output.name]) for output in spec.outputs}
+        broken = frozenset(name for name, array in read.items() if not measures.scan(array).finite)
+        kept = {output.name: np.array(read[output.name]) for output in spec.outputs if output.default}
+        found.append(Answer(kept, broken))
     return found
+
+
+def _readable(output: TensorSpec, array: Array) -> Array:
+    return from_bfloat16(array) if output.datatype == "BF16" else array
 
 
 def batches(spec: ModelSpec, samples: Sequence[Sample], tokens: int, rows: int) -> list[Batch]:

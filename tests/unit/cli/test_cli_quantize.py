@@ -73,8 +73,11 @@ def test_makes_a_sealed_version_that_says_what_was_proven(
     assert sealed.metrics["evaluation.verdict"] == "passed"
     assert sealed.metrics["evaluation.against"] == "mini/1"
     assert sealed.metrics["evaluation.data"] == "texts.jsonl"
-    assert sealed.metrics["evaluation.samples"] == 24
+    assert sealed.metrics["evaluation.samples"] == 12
     assert float(sealed.metrics["evaluation.cosine_mean"]) >= float(accuracy)
+    assert sealed.metrics["evaluation.required"] == f"cosine_mean >= {float(accuracy):g}"
+    assert sealed.metrics["evaluation.batching"] == "any"  # which only the look at its stability tells
+    assert float(sealed.metrics["evaluation.cosine_mean"]) == pytest.approx(report["proof"]["cosine_mean"], abs=2e-6)
     assert sealed.metrics["quantize.to"] == to
     assert operator in operators(child / "model.onnx")
     assert (child / "tokenizer.json").read_bytes() == (parent / "tokenizer.json").read_bytes()
@@ -171,7 +174,7 @@ def test_a_model_without_a_tokenizer_is_given_tensors(capsys: pytest.CaptureFixt
         (("tagger", "--to", "int8"), "nothing to quantize"),
         (("echo", "--to", "int8"), "only ONNX models can be quantized"),
         (("mini", "--to", "int8", "--calibrate", "none.jsonl"), "none.jsonl: cannot be read"),
-        (("mini", "--to", "int8", "--calibrate", "few.jsonl"), "few.jsonl: has 2 rows"),
+        (("mini", "--to", "int8", "--calibrate", "few.jsonl"), "few.jsonl: has 2 different rows"),
         (("mini", "--to", "int8", "--as", "x"), "'x' is no version directory's name"),
     ],
 )
@@ -181,7 +184,7 @@ def test_what_cannot_be_is_said(
     graphs.tagger(repository)
     graphs.python_echo(repository)
     import_directory(GOLDEN / "bert-mean", repository, "mini")
-    Path("few.jsonl").write_text('"one"\n"two"\n')
+    Path("few.jsonl").write_text('"one"\n"two"\n' * 40)
     assert quantize(*arguments) == 1
     assert says in capsys.readouterr().err
 
@@ -192,3 +195,128 @@ def test_a_number_that_is_taken_is_refused(capsys: pytest.CaptureFixture[str], r
     assert "it exists and is another version" in capsys.readouterr().err
     with (repository / "mini" / "1" / "manifest.toml").open("rb") as file:
         assert tomllib.load(file)["version"] == "1.0.0"
+
+
+def two_outputs(repository: Path, scale: float) -> None:
+    """Two products with matrices; the numbers of the second one's are as large as that."""
+    random = np.random.default_rng(0)
+    weights = [random.standard_normal((64, 64)).astype(np.float32) for _ in range(2)]
+    graphs.save(
+        repository / "two" / "1" / "model.onnx",
+        [onnx.helper.make_node("MatMul", ["x", name], [output]) for name, output in (("v", "embedding"), ("w", "aux"))],
+        [graphs.value("x", "FP32", ["batch", 64])],
+        [graphs.value(name, "FP32", ["batch", 64]) for name in ("embedding", "aux")],
+        {"v": weights[0], "w": weights[1] * np.float32(scale)},
+    )
+
+
+def test_the_bounds_are_for_every_output_that_a_request_gets(
+    capsys: pytest.CaptureFixture[str], repository: Path
+) -> None:
+    two_outputs(repository, 1e-9)  # all zeros in 16 bits
+    report = as_json(capsys, "two", "--to", "fp16", "--min-accuracy", "0.999")
+    whole = next(point for point in report["points"] if point["name"] == "fp16")
+    assert whole["outputs"]["aux"]["cosine_mean"] == 0
+    assert report["layers"].keys() == {"v"}  # the other one stays as it is
+    assert report["proof"]["outputs"]["aux"]["cosine_mean"] == 1
+
+
+def test_the_proof_tells_of_every_output(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    two_outputs(repository, 1.0)
+    report = as_json(capsys, "two", "--to", "fp16", "--min-accuracy", "0.999")
+    assert report["proof"]["outputs"]["aux"]["cosine_mean"] >= 0.999
+
+
+def test_no_text_is_on_both_sides_of_the_proof(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    Path("often.jsonl").write_text("".join(json.dumps(text) + "\n" for text in TEXTS for _ in range(5)))
+    report = as_json(capsys, "mini", "--to", "fp16", "--min-accuracy", "0.9", "--calibrate", "often.jsonl")
+    assert report["proof"]["samples"] == len(TEXTS) // 4
+
+
+def test_few_choices_may_be_proven(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    """What is near enough by chance, on what it was chosen by, is refused, and not replaced until something passes."""
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    arguments = ("mini", "--to", "bf16", "--calibrate", "turned.jsonl", "--dry-run")
+    for turn in range(20):
+        turned = TEXTS[turn:] + TEXTS[:turn]
+        Path("turned.jsonl").write_text("".join(json.dumps(text) + "\n" for text in turned))
+        report = as_json(capsys, *arguments, "--min-accuracy", "0.9")
+        seen = next(point["cosine_mean"] for point in report["points"] if point["chosen"])
+        if report["proof"]["cosine_mean"] < seen:
+            break
+    else:
+        pytest.fail("no division of the texts is harder to prove than to choose by")
+    bound = (seen + report["proof"]["cosine_mean"]) / 2
+    assert quantize(*arguments, "--min-accuracy", repr(bound), "--report", "refused.json") == 1
+    assert "on samples that it was not chosen by" in capsys.readouterr().err
+    attempts = json.loads(Path("refused.json").read_text())["attempts"]
+    assert attempts[0]["missed"]
+    assert len(attempts) <= 2
+
+
+def test_what_would_fail_its_evaluation_is_not_made(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    """Its second output is the logarithm of what is never positive, in the parent as well."""
+    nodes = [("MatMul", ["x", "w"], "embedding"), ("Abs", ["x"], "a"), ("Neg", ["a"], "b"), ("Log", ["b"], "aux")]
+    graphs.save(
+        repository / "nan" / "1" / "model.onnx",
+        [onnx.helper.make_node(operator, inputs, [output]) for operator, inputs, output in nodes],
+        [graphs.value("x", "FP32", ["batch", 64])],
+        [graphs.value(name, "FP32", ["batch", 64]) for name in ("embedding", "aux")],
+        {"w": np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)},
+    )
+    before = sorted(str(path) for path in repository.rglob("*"))
+    assert quantize("nan", "--to", "fp16", "--min-accuracy", "0") == 1
+    assert "no version is made: its evaluation fails: ordinary input: " in (says := capsys.readouterr().err)
+    assert "output 'aux' has" in says
+    assert sorted(str(path) for path in repository.rglob("*")) == before
+
+
+def test_stability_is_looked_at_before_anything_is_made(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    """A table of words that ends before the vocabulary does: no text of the data has the last word."""
+    directory = import_directory(GOLDEN / "bert-mean", repository, "mini")
+    model = onnx.load(str(directory / "model.onnx"))
+    looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
+    table = max((each for each in model.graph.initializer if each.name in looked_up), key=lambda each: each.dims[0])
+    table.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(table)[:-1], table.name))
+    onnx.save(model, directory / "model.onnx")
+    (directory / "manifest.toml").unlink()
+    assert quantize("mini", "--to", "fp16", "--min-accuracy", "0.99", "--calibrate", "texts.jsonl") == 1
+    assert "its evaluation fails: all over the vocabulary: " in capsys.readouterr().err
+    assert not (repository / "mini" / "2").exists()
+
+
+@pytest.mark.parametrize("option", ["--report", "--plot"])
+def test_a_file_that_cannot_be_written_is_said_before_any_work(
+    capsys: pytest.CaptureFixture[str], repository: Path, option: str
+) -> None:
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    Path("file").write_text("mine")
+    for path, why in (("file/report", "Not a directory"), ("models", "Is a directory")):
+        assert quantize("mini", "--to", "fp16", option, path) == 1
+        written = capsys.readouterr()
+        assert f"{path}: cannot be written: {why}" in written.err
+        assert not written.out
+    assert Path("file").read_text() == "mine"
+    assert not (repository / "mini" / "2").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("option", ["--report", "--plot"])
+def test_a_disk_that_is_full_in_the_end_hides_no_version(
+    capsys: pytest.CaptureFixture[str], repository: Path, option: str
+) -> None:
+    import_directory(GOLDEN / "bert-mean", repository, "mini")
+    assert quantize("mini", "--to", "fp16", "--min-accuracy", "0.9", option, "/dev/full") == 1
+    written = capsys.readouterr()
+    assert "/dev/full: cannot be written: No space left on device; mini/2 is made all the same, in " in written.err
+    assert "mini/2 is in " in written.out
+    assert manifest.read(repository / "mini" / "2") is not None
+
+
+def test_the_table_shows_what_another_output_lost(capsys: pytest.CaptureFixture[str], repository: Path) -> None:
+    two_outputs(repository, 1e-9)
+    assert quantize("two", "--to", "fp16", "--min-accuracy", "0.999", "--dry-run") == 0
+    table = capsys.readouterr().out
+    assert "other outputs" in table
+    assert "0.00000" in next(line for line in table.splitlines() if " fp16  " in line)

@@ -43,11 +43,9 @@ def test_the_frontier_is_what_nothing_beats_in_both(report: Report) -> None:
     assert [each.name for each in report.frontier()] == ["quick", "middle", "slow"]
 
 
-def test_metrics_are_those_of_an_evaluation_and_its_own(report: Report) -> None:
+def test_metrics_are_its_own_and_no_verdict(report: Report) -> None:
     metrics = report.metrics()
-    assert metrics["evaluation.cosine_mean"] == 0.999
-    assert metrics["evaluation.spearman"] == 0.81
-    assert "evaluation.neighbours" not in metrics  # it has no meaning here
+    assert not [name for name in metrics if not name.startswith("quantize.")]
     assert (metrics["quantize.method"], metrics["quantize.size"], metrics["quantize.speed"]) == ("middle", 0.5, 1.58)
 
 
