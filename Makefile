@@ -111,7 +111,7 @@ simulate: $(VENV)/.installed-dev  ## Study the scheduler in virtual time, beside
 evidence: $(VENV)/.installed-dev  ## Renew the figures of docs/scheduling.md (a quarter of an hour)
 	$(BIN)/python -m loadtests.evidence
 
-quantize: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Renew the figures of docs/quantize.md (a quarter of an hour)
+quantize: $(VENV)/.installed-dev models/minilm/1/model.onnx  ## Renew the figures of docs/quantize.md (twenty minutes of a core)
 	$(BIN)/python -m loadtests.english build/texts.jsonl --count 2400
 	$(BIN)/sluice quantize minilm/1 --to int8 --min-accuracy 0.998 --min-neighbours 0.97 --samples 2400 --calibrate build/texts.jsonl --dry-run --report docs/quantize/minilm-int8.json --plot docs/quantize/minilm-int8.svg
 

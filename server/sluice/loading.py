@@ -25,6 +25,7 @@ from sluice.encryption.keys import Keys
 from sluice.errors import ModelError, NotReady, WorkerLost
 from sluice.request import Tensor
 from sluice.reuse.answers import Identity
+from sluice.reuse.identity import identity_of
 from sluice.scheduler.cost import Cost
 from sluice.scheduler.entry import Entry, Work
 from sluice.scheduler.loop import Lane, Scheduler
@@ -218,7 +219,7 @@ class Loader:
             alone = alone and self._begun == number
             held = max(0, running[0].held() - before) if alone else 0
             size = await asyncio.to_thread(files.size)
-            identity = await asyncio.to_thread(_identity, files, key)
+            identity = await asyncio.to_thread(identity_of, files, key)
         except BaseException:
             for worker in running:
                 worker.unload(key)
@@ -394,12 +395,6 @@ def _compared(files: VersionFiles, hashes: Hashes) -> manifest.Manifest | None:
     if said.file(name) is None:
         raise ModelError(f"{files.model}/{files.version}/{name}: a model's file must be one that its manifest names")
     return said
-
-
-def _identity(files: VersionFiles, key: str) -> Identity:
-    """Sealed files are the same wherever they lie; others are known to this server only, as long as they are loaded."""
-    said = manifest.read(files.directory)
-    return Identity(said.digest(), True) if said is not None else Identity(key, False)
 
 
 def fingerprint_of(files: VersionFiles) -> object:

@@ -126,11 +126,11 @@ def reranker(repository: Path, name: str = "reranker") -> Path:
     return _save(repository, name, nodes, outputs, settings, types=True, red=np.array([0], np.int64))
 
 
-def splade(repository: Path, name: str = "splade") -> Path:
-    """For each token, itself."""
-    table = np.eye(len(VOCABULARY), dtype=np.float32) * 2 - 1
+def splade(repository: Path, name: str = "splade", table: Any = None) -> Path:
+    """For each token, itself, or its row of the table."""
+    table = np.eye(len(VOCABULARY), dtype=np.float32) * 2 - 1 if table is None else table
     nodes = _nodes(helper.make_node("Identity", ["states"], ["logits"]))
-    outputs = [graphs.value("logits", "FP32", ["batch", "sequence", len(VOCABULARY)])]
+    outputs = [graphs.value("logits", "FP32", ["batch", "sequence", table.shape[1]])]
     return _save(repository, name, nodes, outputs, '[text]\ntask = "sparse"\n', table=table)
 
 

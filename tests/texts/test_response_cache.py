@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import graphs
 import pytest
 import redis as library
 import texts
+from onnx import helper
 from servers import Server, StartServer
 from traffic import until
 
@@ -74,6 +76,29 @@ def test_a_new_version_answers_anew(repository: Path, start_server: StartServer)
     before = server.metric("sluice_response_cache_misses_total", model="classifier", version="2")
     assert server.request("POST", "/predict", body) == (200, old)
     assert server.metric("sluice_response_cache_misses_total", model="classifier", version="2") == before + 1
+
+
+def test_the_same_files_with_other_settings_answer_for_themselves(tmp_path: Path, start_server: StartServer) -> None:
+    models = tmp_path / "models"
+    for name, fill in (("one", 1), ("hundred", 100)):
+        save_sum(models / name / "1" / "model.onnx")
+        (models / name / "model.toml").write_text(f'[[input]]\nname = "bias"\nfill = {fill}\n')
+        manifest.seal(models / name / "1")
+    server = start_server(models, *CACHE)
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}
+
+    def answer(name: str) -> Any:
+        return server.request("POST", f"/v2/models/{name}/infer", body)[1]["outputs"][0]["data"]
+
+    assert (answer("one"), answer("hundred")) == ([2, 3], [101, 102])
+    (models / "one" / "model.toml").write_text('[[input]]\nname = "bias"\nfill = 7\n')
+    assert server.request("POST", "/v2/repository/models/one/load")[0] == 200
+    assert answer("one") == [8, 9]
+
+
+def save_sum(path: Path) -> None:
+    values = [graphs.value(name, "FP32", ["batch", 2]) for name in ("x", "bias", "y")]
+    graphs.save(path, [helper.make_node("Add", ["x", "bias"], ["y"])], values[:2], values[2:])
 
 
 @pytest.fixture

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import texts
 from huggingface_hub import InferenceClient
-from servers import Server
+from servers import Server, StartServer
 
 
 def unit(text: str) -> np.ndarray[Any, Any]:
@@ -46,6 +47,68 @@ def test_sparse_vectors_name_tokens(server: Server) -> None:
     number = texts.VOCABULARY.index
     assert [one["index"] for one in found[0]] == [2, 3, number("red"), number("cat")]
     np.testing.assert_allclose([one["value"] for one in found[0]], np.log(2), rtol=1e-6)
+
+
+def test_sparse_vectors_of_many_numbers_are_the_same(tmp_path: Path, start_server: StartServer) -> None:
+    table = np.random.default_rng(0).standard_normal((len(texts.VOCABULARY), 30000)).astype(np.float32) - 3
+    texts.splade(tmp_path, table=table)
+    server = start_server(tmp_path, "--workers", "1")
+    words = "red cat " * 6
+    _, found = server.request("POST", "/embed_sparse", {"inputs": [words, "red"]})
+    rows = table[[2, texts.VOCABULARY.index("red"), texts.VOCABULARY.index("cat"), 3]].max(axis=0)
+    assert [one["index"] for one in found[0]] == np.flatnonzero(rows > 0).tolist()
+    np.testing.assert_allclose([one["value"] for one in found[0]], np.log1p(rows[rows > 0]), rtol=1e-5)
+    assert 0 < len(found[1]) < len(found[0])
+
+
+MANY = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/embed", {"inputs": [4] * (MANY + 1)}),
+        ("/embed", {"inputs": [[4] * (MANY // 2), [4] * MANY]}),
+        ("/v1/embeddings", {"input": [4] * (MANY + 1)}),
+        ("/decode", {"ids": [4] * (MANY + 1)}),
+        ("/decode", {"ids": [[4] * (MANY // 2), [4] * MANY]}),
+        ("/decode", {"ids": [[4]] * 2049}),
+    ],
+    ids=str,
+)
+def test_so_many_tokens_are_not_looked_at(server: Server, path: str, body: dict[str, Any]) -> None:
+    status, said = server.request("POST", path, body | {"model": "embedder"})
+    assert status == 413
+    assert "more than" in str(said["error"])
+
+
+@pytest.mark.parametrize("ids", [[4, [4]], [[4], 4], [4, -1], [[4], [1 << 32]], [[-1]]], ids=str)
+def test_what_are_no_tokens_is_not_decoded(server: Server, ids: Any) -> None:
+    status, said = server.request("POST", "/decode", {"ids": ids, "model": "embedder"})
+    assert (status, said["error"].startswith("ids: ")) == (422, True)
+
+
+def test_more_tokens_than_the_model_takes(server: Server) -> None:
+    ids = [[4], [4] * 17]
+    status, said = server.request("POST", "/embed", {"inputs": ids, "model": "embedder"})
+    assert (status, said["error"].startswith("inputs[1]: has 17 tokens, and 'embedder' takes at most 16")) == (
+        422,
+        True,
+    )
+    _, cut = server.request("POST", "/embed", {"inputs": ids, "model": "embedder", "truncate": True})
+    assert cut == server.request("POST", "/embed", {"inputs": [[4], [4] * 16], "model": "embedder"})[1]
+
+
+def test_texts_of_all_lengths_are_tokenized(server: Server) -> None:
+    _, found = server.request("POST", "/tokenize", {"inputs": ["cat", "red " * 5000], "model": "embedder"})
+    assert [len(one) for one in found] == [3, 5002]
+    assert found[1][5000] == {
+        "id": texts.VOCABULARY.index("red"),
+        "text": "red",
+        "special": False,
+        "start": 19996,
+        "stop": 19999,
+    }
 
 
 def test_a_path_that_names_a_model_has_the_word(server: Server) -> None:

@@ -82,3 +82,11 @@ def test_texts_and_tensors_exclude_each_other(server: Server) -> None:
 def test_models_say_that_they_take_texts(server: Server) -> None:
     _, told = server.request("GET", "/v2/models/classifier")
     assert told["properties"]["text"] == "classification"
+
+
+@pytest.mark.parametrize("data", [["red"] * 2049, "not even looked at"], ids=["texts", "no list"])
+def test_too_many_texts_are_refused_unread(server: Server, data: Any) -> None:
+    tensor = {"name": "text", "datatype": "BYTES", "shape": [2049], "data": data}
+    status, said = server.request("POST", "/v2/models/embedder/infer", {"inputs": [tensor]})
+    assert status == 413
+    assert said["error"] == "input 'text' has 2049 elements, and at most 2048 texts come in one request"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sluice.config.settings import ResponseCache
-from sluice.errors import DeadlineExceeded, ModelFailed
+from sluice.errors import DeadlineExceeded, ModelFailed, Overloaded, QueueFull, ServerError
 from sluice.request import InferRequest, Tensor
 from sluice.reuse.answers import How, Identity, Memory, Outputs, Reuse
 from sluice.scheduler.entry import Work
@@ -20,10 +20,12 @@ from sluice.scheduler.entry import Work
 SEALED = Identity("sha256:abc", True)
 
 
-def work(value: int = 0, tenant: str = "", deadline: float | None = None) -> Work:
+def work(
+    value: int = 0, tenant: str = "", deadline: float | None = None, priority: float = 0.0, size: int = 0
+) -> Work:  # fmt: skip
     tensor = Tensor("x", "INT64", (1,), np.array([value], np.int64).tobytes())
     request = InferRequest("m", "", (tensor,), tenant=tenant, deadline=deadline)
-    return Work(request, (tensor,), ("y",), 1, 1, ())
+    return Work(request, (tensor,), ("y",), 1, 1, (), size, priority)
 
 
 def answer(number: int, size: int = 8) -> Outputs:
@@ -152,6 +154,33 @@ async def test_another_request_s_deadline_is_not_mine(model: Model) -> None:
         await hasty
     model.failure = None
     assert await patient == (answer(2), How.COMPUTED)
+
+
+@pytest.mark.parametrize("error", [Overloaded("later"), QueueFull("full")])
+async def test_who_is_urgent_is_not_refused_because_a_patient_one_was(error: ServerError) -> None:
+    kept, asked = reuse(), []
+
+    async def compute(wanted: Work) -> Outputs:
+        asked.append(wanted.priority)
+        await asyncio.sleep(0)
+        if wanted.priority > 0:
+            raise error
+        return answer(1)
+
+    patient, urgent, other = await asyncio.gather(
+        *(kept.outputs(SEALED, work(1, priority=priority), compute) for priority in (1.0, -1.0, 0.5)),
+        return_exceptions=True,
+    )
+    assert (patient, urgent, other) == (error, (answer(1), How.COMPUTED), error)
+    assert asked == [1.0, -1.0, 0.5]
+
+
+async def test_what_is_large_is_told_apart_as_well(model: Model) -> None:
+    kept = reuse()
+    model.go.set()
+    assert await kept.outputs(SEALED, work(1, size=1 << 20), model) == (answer(1), How.COMPUTED)
+    assert await kept.outputs(SEALED, work(1, size=1 << 20), model) == (answer(1), How.KEPT)
+    assert await kept.outputs(SEALED, work(2, size=1 << 20), model) == (answer(2), How.COMPUTED)
 
 
 def test_answers_grow_old() -> None:

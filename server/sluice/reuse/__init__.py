@@ -1,4 +1,4 @@
-"""Answers used again: in this process (`answers.py`), and between replicas (`redis.py`).
+"""Answers used again: in this process (`answers.py`, `identity.py`), and between replicas (`redis.py`).
 
 May import whatever is below `workers`.
 """

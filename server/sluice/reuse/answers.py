@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Protocol
 
 from sluice.config.settings import ResponseCache
-from sluice.errors import DeadlineExceeded, QueueTimeout
+from sluice.errors import DeadlineExceeded, Overloaded, QueueFull, QueueTimeout
 from sluice.request import Parameter, Tensor
 from sluice.scheduler.entry import Work
 from sluice.scheduler.quarantine import fingerprint
@@ -29,6 +29,9 @@ PARAMETER = "sluice_cache"
 
 # Bytes that an answer takes beside its data: its key, objects and places in tables.
 _OVERHEAD = 600
+
+# Bytes of input beyond which its key is made in a thread: a tenth of a millisecond's worth is not worth the way there.
+_LARGE = 256 << 10
 
 
 class How(Enum):
@@ -130,12 +133,16 @@ class Reuse:
         self, identity: Identity, work: Work, compute: Callable[[Work], Awaitable[Outputs]]
     ) -> tuple[Outputs, How]:  # fmt: skip
         """The answer to `work` of the version that `identity` names."""
-        key = self._key(identity.text, work)
+        if work.size > _LARGE:
+            key = await asyncio.to_thread(self._key, identity.text, work)
+        else:
+            key = self._key(identity.text, work)
+        alone = False
         while True:
             kept = self.memory.get(key, time.monotonic())
             if kept is not None:
                 return kept, How.KEPT
-            flight = self._flights.get(key)
+            flight = None if alone else self._flights.get(key)
             first = flight is None
             if flight is None:
                 flight = self._begin(key, identity.is_shared, work, compute)
@@ -145,6 +152,12 @@ class Reuse:
                 # Another's patience ended, not necessarily ours.
                 if first or (work.request.deadline is not None and work.request.deadline <= time.monotonic()):
                     raise
+                continue
+            except (Overloaded, QueueFull):
+                # Another's was not urgent enough, or came too late, which ours need not be.
+                if first:
+                    raise
+                alone = True
                 continue
             return outputs, how if first else How.SHARED
 

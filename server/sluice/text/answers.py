@@ -5,7 +5,8 @@ Each is made when it is asked for: those of a request of many texts together tak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from sluice.text.tokens import Encoded
 
 # Embeddings made in one go, which is much cheaper than one at a time: 64 of 384 numbers take a tenth of a millisecond.
 _NUMBERS_AT_ONCE = 32 << 10
+
+# Bytes of a text's answer beyond which more is done with it in a thread.
+_LARGE = 1 << 20
 
 
 def embeddings(
@@ -73,7 +77,17 @@ def spans(response: TextResponse, texts: Sequence[str], aggregation: Aggregation
 
 def sparse(response: TextResponse) -> Iterator[tuple[Array, Array]]:
     """Tokens and their weights, for each text."""
-    return (heads.sparse(np.concatenate(outputs)) for _, outputs in _texts(response))
+    return (
+        heads.sparse(outputs[0] if len(outputs) == 1 else np.concatenate(outputs)) for _, outputs in _texts(response)
+    )
+
+
+async def sparse_in_turn(response: TextResponse) -> AsyncIterator[tuple[Array, Array]]:
+    """The same, made in a thread where a text has so many numbers that others would have to wait."""
+    found = sparse(response)
+    large = any(memoryview(outputs[0].data).nbytes > _LARGE for outputs in response.parts)
+    for _ in response.encoded:
+        yield await asyncio.to_thread(next, found) if large else next(found)
 
 
 def _check_dimensions(response: TextResponse, asked: int | None, there: int) -> None:

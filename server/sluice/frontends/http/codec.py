@@ -7,7 +7,7 @@ model allows is not looked at here: the engine knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -61,8 +61,15 @@ class Decoded(msgspec.Struct, frozen=True):
     wishes: Wishes
 
 
-def decode(body: Buffer, json_length: int | None, target: Target, regions: Regions) -> Decoded:
-    """The request in `body`, whose first `json_length` bytes are JSON; None: all of it."""
+def decode(
+    body: Buffer,
+    json_length: int | None,
+    target: Target,
+    regions: Regions,
+    check: Callable[[list[schema.InputBody]], None] | None = None,
+) -> Decoded:
+    """The request in `body`, whose first `json_length` bytes are JSON; None: all of it. `check` may refuse the inputs
+    by what stands beside their data, before the data are read."""
     view = memoryview(body)
     if json_length is None:
         json_length = len(view)
@@ -71,6 +78,8 @@ def decode(body: Buffer, json_length: int | None, target: Target, regions: Regio
             f"Inference-Header-Content-Length: is {json_length}, but the body has only {len(view)} bytes"
         )
     sent = schema.decode(schema.INFER, view[:json_length])
+    if check is not None:
+        check(sent.inputs)
     inputs = _inputs(sent.inputs, view[json_length:], regions)
     parameters = sent.parameters
     binary = parameters.pop("binary_data_output", False)

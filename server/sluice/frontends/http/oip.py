@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from sluice.errors import InvalidRequest
+from sluice.errors import InvalidRequest, TooLarge
 from sluice.frontends import metadata
 from sluice.frontends.http import body, codec
 from sluice.frontends.http.reply import REQUEST_ID, Reply, json_reply, request_id
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.timeouts import deadline
 from sluice.request import Buffer, Timeline
+from sluice.text.inputs import MOST_TEXTS, PAIR, TEXT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sluice.frontends.http.exchange import Exchange
+    from sluice.frontends.http.schema import InputBody
     from sluice.frontends.services import Services
     from sluice.telemetry.statistics import Duration, ModelStatistics
 
@@ -73,7 +76,17 @@ class OpenInference:
         if length == 0:
             inputs = services.catalog.metadata(exchange.model, exchange.version).inputs
             return codec.decode_raw(content, target, inputs)
-        return codec.decode(content, length, target, services.regions)
+        return codec.decode(content, length, target, services.regions, partial(self._check, target))
+
+    def _check(self, target: codec.Target, inputs: list[InputBody]) -> None:
+        """More texts than anybody answers are refused before they are read."""
+        many = next((one for one in inputs if one.name in (TEXT, PAIR) and one.shape[:1] > [MOST_TEXTS]), None)
+        if many is None:
+            return
+        text = self._services.catalog.route(target.model, target.version).version.text
+        if text is not None:
+            why = f"and at most {MOST_TEXTS} texts come in one request"
+            raise TooLarge(f"input '{many.name}' has {many.shape[0]} elements, {why}")
 
     async def live(self, exchange: Exchange) -> Reply:
         live = self._services.health.live()

@@ -39,12 +39,22 @@ def pieces(value: Any) -> Iterator[bytes]:
             yield _written(value)
 
 
+def pieces_of_each(values: list[Any]) -> Iterator[bytes]:
+    """The same of a list whose elements differ so much in size that none stands for the others."""
+    separator = b"["
+    for value in values:
+        yield separator
+        yield from pieces(value)
+        separator = b","
+    yield b"]" if values else b"[]"
+
+
 def _written(value: Any) -> bytes:
     return orjson.dumps(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value, option=_OPTIONS)
 
 
 def _is_large(value: Any) -> bool:
-    return isinstance(value, list | np.ndarray) and len(value) > 1 and len(value) * _size(value[0]) > MOST
+    return isinstance(value, list | np.ndarray) and len(value) > 0 and len(value) * _size(value[0]) > MOST
 
 
 def _size(value: Any) -> int:

@@ -21,11 +21,24 @@ from sluice.errors import (
 from sluice.frontends import status
 from sluice.frontends.http import body, schema
 from sluice.frontends.http import tei_bodies as bodies
-from sluice.frontends.http.reply import Reply, json_reply, with_retry
+from sluice.frontends.http.pieces import pieces_of_each
+from sluice.frontends.http.reply import JSON, Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.tei_bodies import Asked, EmbedBody, PipelineBody, PredictBody, SimilarityBody
+<<<<<<< HEAD
 from sluice.frontends.http.texts import Texts, answer, check_count, prompted, texts_or_tokens
 from sluice.frontends.http.timeouts import deadline
+=======
+from sluice.frontends.http.texts import (
+    Texts,
+    answer,
+    check_count,
+    check_tokens,
+    prompted,
+    texts_or_tokens,
+    tokens_of_one,
+)
+>>>>>>> fixreuse
 from sluice.request import Timeline
 from sluice.text import answers, heads
 from sluice.text.inputs import MOST_TEXTS
@@ -192,21 +205,20 @@ class TextEmbeddingsInference:
             "inputs",
             deadline(exchange.headers, received),
         )
-        return json_reply(
-            [
-                [
-                    {
-                        "id": int(number),
-                        "text": text.tokenizer.token(int(number)) if special else one[start:stop],
-                        "special": special,
-                        "start": None if special else start,
-                        "stop": None if special else stop,
-                    }
-                    for number, (start, stop), special in zip(each.ids, each.offsets, each.special, strict=True)
-                ]
-                for one, each in zip(texts, encoded, strict=True)
-            ]
-        )
+        made = [
+            await one_by_one(
+                {
+                    "id": int(number),
+                    "text": text.tokenizer.token(int(number)) if special else one[start:stop],
+                    "special": special,
+                    "start": None if special else start,
+                    "stop": None if special else stop,
+                }
+                for number, (start, stop), special in zip(each.ids, each.offsets, each.special, strict=True)
+            )
+            for one, each in zip(texts, encoded, strict=True)
+        ]
+        return Reply(200, [JSON], tuple(await one_by_one(pieces_of_each(made))))
 
     async def decode(self, exchange: Exchange) -> Reply:
         received = time.monotonic()
@@ -214,6 +226,7 @@ class TextEmbeddingsInference:
         _, _, text = self._model(exchange, wanted.model)
         if not wanted.ids:
             raise InvalidRequest("ids: is empty")
+<<<<<<< HEAD
         several = [one for one in wanted.ids if isinstance(one, list)]
         if several and len(several) < len(wanted.ids):
             raise InvalidRequest("ids: expected tokens, or tokens of several texts, not a mixture")
@@ -226,6 +239,19 @@ class TextEmbeddingsInference:
         exchange.cancel_on_disconnect = True
         until = deadline(exchange.headers, received)
         return json_reply(await self._services.engine.decoded(text, lists, wanted.skip_special_tokens, until))
+=======
+        mixed = "expected tokens, or tokens of several texts, not a mixture"
+        lists = [one for one in wanted.ids[: MOST_TEXTS + 1] if isinstance(one, list)]
+        if not lists:
+            lists = [tokens_of_one(wanted.ids, "ids", mixed)]
+        else:
+            check_count(wanted.ids, "ids")
+            if len(lists) < len(wanted.ids):
+                raise InvalidRequest(f"ids: {mixed}")
+            check_tokens(sum(map(len, lists)), "ids")
+        decode = partial(_decoded, text, skip_special=wanted.skip_special_tokens)
+        return json_reply(await asyncio.to_thread(lambda: [decode(ids) for ids in lists]))
+>>>>>>> fixreuse
 
     async def info(self, exchange: Exchange) -> Reply:
         """About the only model that takes texts, or the one that `?model=` names."""
@@ -310,12 +336,21 @@ def span(one: heads.Span) -> dict[str, Any]:
     return kind | {"score": one.score, "word": one.word, "start": one.start, "end": one.end}
 
 
+def _decoded(text: TextInput, ids: list[int], skip_special: bool) -> str:
+    if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
+        wrong = next(one for one in ids if not 0 <= one < 1 << 32)
+        raise InvalidRequest(f"ids: {wrong} is no token")
+    return text.tokenizer.decode(ids, skip_special=skip_special)
+
+
 async def _weights(response: TextResponse) -> list[list[dict[str, Any]]]:
     """Sparse vectors."""
-    return await one_by_one(
-        [{"index": index, "value": value} for index, value in zip(*(one.tolist() for one in each), strict=True)]
-        for each in answers.sparse(response)
-    )
+    return [
+        await one_by_one(
+            {"index": index, "value": value} for index, value in zip(*(one.tolist() for one in each), strict=True)
+        )
+        async for each in answers.sparse_in_turn(response)
+    ]
 
 
 def best_first(scores: list[float]) -> list[int]:

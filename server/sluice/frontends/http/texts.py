@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # Whether a too long text is cut, and at which end; False: it is refused, whatever the model's settings say.
 Truncation = bool | Literal["left", "right"]
 
+# As many as a text of the most characters can have; what is done with each would take others' time.
+MOST_TOKENS = 1 << 20
+
 
 class Texts:
     """Asks models about texts, on behalf of one API."""
@@ -83,6 +86,10 @@ class Texts:
         wanted = output or (text.profile.output.name if text.profile.output is not None else "")
         if not wanted:
             raise InvalidRequest(f"model: '{name}' has no output that answers a text")
+        direction = _direction(truncate, text.profile.truncate)
+        if direction is None and texts and isinstance(texts[0], list):
+            with self._services.engine.reading:
+                _check_lengths(texts, text, at)  # type: ignore[arg-type]
         request = TextRequest(
             model=name,
             version=number,
@@ -93,8 +100,15 @@ class Texts:
             deadline=deadline(exchange.headers, timeline.received),
             timeline=timeline,
             texts=texts,
+<<<<<<< HEAD
             truncate=_direction(truncate, text.profile.truncate),
             overlap=None if offsets or _asks_for_tokens(text, output) else text.profile.overlap,
+=======
+            truncate=direction,
+            overlap=text.profile.overlap
+            if text.profile.pooling or text.profile.task != "token-classification"
+            else None,
+>>>>>>> fixreuse
             offsets=offsets,
             at=at,
         )
@@ -119,24 +133,51 @@ def texts_or_tokens(given: str | list[str | int | list[int]], at: str) -> list[s
         return [given]
     if not given:
         raise InvalidRequest(f"{at}: is empty")
+    if isinstance(given[0], int):
+        return [tokens_of_one(given, at)]
     check_count(given, at)
     texts = [one for one in given if isinstance(one, str)]
     if len(texts) == len(given):
         return texts
-    numbers = [one for one in given if isinstance(one, int)]
-    if len(numbers) == len(given):
-        return [numbers]
     lists = [one for one in given if isinstance(one, list)]
     if len(lists) == len(given):
+        check_tokens(sum(map(len, lists)), at)
         return lists
-    raise InvalidRequest(f"{at}: expected a text, texts, tokens, or tokens of several texts, not a mixture")
+    raise InvalidRequest(f"{at}: {_MIXED}")
+
+
+_MIXED = "expected a text, texts, tokens, or tokens of several texts, not a mixture"
+
+
+def tokens_of_one(given: Sequence[object], at: str, mixed: str = _MIXED) -> list[int]:
+    """The tokens of a single text; looked at only if there are not too many."""
+    check_tokens(len(given), at)
+    if set(map(type, given)) != {int}:
+        raise InvalidRequest(f"{at}: {mixed}")
+    return given  # type: ignore[return-value]
+
+
+def check_tokens(count: int, at: str) -> None:
+    if count > MOST_TOKENS:
+        raise TooLarge(f"{at}: has {count} tokens, more than {MOST_TOKENS}")
 
 
 def check_count(texts: Sequence[object], at: str) -> None:
     if not texts:
         raise InvalidRequest(f"{at}: is empty")
-    if len(texts) > MOST_TEXTS and not isinstance(texts[0], int):
+    if len(texts) > MOST_TEXTS:
         raise TooLarge(f"{at}: has {len(texts)} texts, more than {MOST_TEXTS}")
+
+
+def _check_lengths(ids: Sequence[Sequence[int]], text: TextInput, at: str) -> None:
+    """Too many tokens are refused before anybody looks at each."""
+    longest = text.max_length
+    for index, one in enumerate(ids):
+        if longest is not None and len(one) > longest:
+            raise InvalidRequest(
+                f"{at}[{index}]: has {len(one)} tokens, and '{text.spec.name}' takes at most {longest}; "
+                "shorten it, or ask for it to be truncated"
+            )
 
 
 def _direction(wanted: Truncation | None, usual: Direction | None) -> Direction | None:

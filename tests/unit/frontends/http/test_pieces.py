@@ -8,9 +8,10 @@ import numpy as np
 import orjson
 import pytest
 
-from sluice.frontends.http.pieces import MOST, pieces
+from sluice.frontends.http.pieces import MOST, pieces, pieces_of_each
 
 ROWS = np.arange(3 * MOST, dtype=np.float32).reshape(3, MOST)
+TOKENS = [{"id": number, "special": False} for number in range(3 * MOST)]
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,13 @@ def test_nothing_is_different(value: Any) -> None:
     assert orjson.loads(written) == orjson.loads(orjson.dumps(value, default=plain))
 
 
-@pytest.mark.parametrize("value", [list(ROWS), {"data": [{"embedding": row} for row in ROWS]}, ROWS])
+@pytest.mark.parametrize("value", [list(ROWS), {"data": [{"embedding": row} for row in ROWS]}, ROWS, [list(ROWS)]])
 def test_pieces_are_small(value: Any) -> None:
     assert max(map(len, pieces(value))) < 12 * MOST
+
+
+@pytest.mark.parametrize("value", [[], [[]], [[1], TOKENS, []], [TOKENS]], ids=range(4))
+def test_lists_of_all_lengths_are_cut(value: Any) -> None:
+    written = list(pieces_of_each(value))
+    assert orjson.loads(b"".join(written)) == value
+    assert max(map(len, written)) < 16 * MOST
