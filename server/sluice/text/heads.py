@@ -98,11 +98,7 @@ def relevance(logits: Array, activation: Activation) -> float:
 
 def sparse(logits: Array) -> tuple[Array, Array]:
     """SPLADE: for each token of the vocabulary the largest log(1 + max(0, logit)) over the text; those above 0."""
-<<<<<<< HEAD
     weights = np.log1p(np.maximum(logits.max(axis=0), 0), dtype=np.float32)
-=======
-    weights = np.log1p(np.maximum(logits.max(axis=0), 0))
->>>>>>> fixreuse
     found = np.flatnonzero(weights)
     return found, weights[found]
 

@@ -100,6 +100,9 @@ class Tokenizer:
         ]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
+            wrong = next(one for one in ids if not 0 <= one < 1 << 32)
+            raise InvalidRequest(f"ids: {wrong} is no token")
         return str(self._plain.decode(list(ids), skip_special_tokens=skip_special))
 
     def token(self, number: int) -> str:

@@ -25,10 +25,6 @@ from sluice.frontends.http.pieces import pieces_of_each
 from sluice.frontends.http.reply import JSON, Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.tei_bodies import Asked, EmbedBody, PipelineBody, PredictBody, SimilarityBody
-<<<<<<< HEAD
-from sluice.frontends.http.texts import Texts, answer, check_count, prompted, texts_or_tokens
-from sluice.frontends.http.timeouts import deadline
-=======
 from sluice.frontends.http.texts import (
     Texts,
     answer,
@@ -38,7 +34,7 @@ from sluice.frontends.http.texts import (
     texts_or_tokens,
     tokens_of_one,
 )
->>>>>>> fixreuse
+from sluice.frontends.http.timeouts import deadline
 from sluice.request import Timeline
 from sluice.text import answers, heads
 from sluice.text.inputs import MOST_TEXTS
@@ -226,20 +222,6 @@ class TextEmbeddingsInference:
         _, _, text = self._model(exchange, wanted.model)
         if not wanted.ids:
             raise InvalidRequest("ids: is empty")
-<<<<<<< HEAD
-        several = [one for one in wanted.ids if isinstance(one, list)]
-        if several and len(several) < len(wanted.ids):
-            raise InvalidRequest("ids: expected tokens, or tokens of several texts, not a mixture")
-        lists = several or [[one for one in wanted.ids if isinstance(one, int)]]
-        check_count(lists, "ids")
-        for ids in lists:
-            wrong = next((one for one in ids if not 0 <= one < 1 << 32), None)
-            if wrong is not None:
-                raise InvalidRequest(f"ids: {wrong} is no token")
-        exchange.cancel_on_disconnect = True
-        until = deadline(exchange.headers, received)
-        return json_reply(await self._services.engine.decoded(text, lists, wanted.skip_special_tokens, until))
-=======
         mixed = "expected tokens, or tokens of several texts, not a mixture"
         lists = [one for one in wanted.ids[: MOST_TEXTS + 1] if isinstance(one, list)]
         if not lists:
@@ -249,9 +231,9 @@ class TextEmbeddingsInference:
             if len(lists) < len(wanted.ids):
                 raise InvalidRequest(f"ids: {mixed}")
             check_tokens(sum(map(len, lists)), "ids")
-        decode = partial(_decoded, text, skip_special=wanted.skip_special_tokens)
-        return json_reply(await asyncio.to_thread(lambda: [decode(ids) for ids in lists]))
->>>>>>> fixreuse
+        exchange.cancel_on_disconnect = True
+        until = deadline(exchange.headers, received)
+        return json_reply(await self._services.engine.decoded(text, lists, wanted.skip_special_tokens, until))
 
     async def info(self, exchange: Exchange) -> Reply:
         """About the only model that takes texts, or the one that `?model=` names."""
@@ -334,13 +316,6 @@ def span(one: heads.Span) -> dict[str, Any]:
     """As transformers' pipelines give it."""
     kind = {"entity_group": one.label} if one.index is None else {"entity": one.label, "index": one.index}
     return kind | {"score": one.score, "word": one.word, "start": one.start, "end": one.end}
-
-
-def _decoded(text: TextInput, ids: list[int], skip_special: bool) -> str:
-    if ids and not (min(ids) >= 0 and max(ids) < 1 << 32):
-        wrong = next(one for one in ids if not 0 <= one < 1 << 32)
-        raise InvalidRequest(f"ids: {wrong} is no token")
-    return text.tokenizer.decode(ids, skip_special=skip_special)
 
 
 async def _weights(response: TextResponse) -> list[list[dict[str, Any]]]:

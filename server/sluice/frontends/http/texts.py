@@ -100,15 +100,8 @@ class Texts:
             deadline=deadline(exchange.headers, timeline.received),
             timeline=timeline,
             texts=texts,
-<<<<<<< HEAD
-            truncate=_direction(truncate, text.profile.truncate),
-            overlap=None if offsets or _asks_for_tokens(text, output) else text.profile.overlap,
-=======
             truncate=direction,
-            overlap=text.profile.overlap
-            if text.profile.pooling or text.profile.task != "token-classification"
-            else None,
->>>>>>> fixreuse
+            overlap=None if offsets or _asks_for_tokens(text, output) else text.profile.overlap,
             offsets=offsets,
             at=at,
         )
