@@ -228,3 +228,13 @@ async def test_rows_of_what_was_unloaded_do_not_pile_up(opened: Opened, tmp_path
         assert states(app) == {("tagger", "5"): "UNAVAILABLE", ("tagger", "4"): "UNAVAILABLE"}
         shutil.rmtree(tmp_path / "tagger")
         assert states(app) == {}
+
+
+async def test_a_link_that_leads_to_itself_stops_no_start(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, factor=10)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "2").symlink_to("2")
+    async with opened() as app:
+        assert await factor(app) == 10
+        graphs.tagger(tmp_path, version="2", factor=20)
+        await until(app, lambda: states(app).get(("tagger", "2")) == "READY")
