@@ -163,7 +163,8 @@ class Follower:
 
     async def make_live(self, finding: Finding, number: str, instead: bool) -> str:
         """Bring up one version for an alias; the reason if it cannot be. `instead`: what answers now makes room for
-        it, if there is not enough for both, and answers until `settle`."""
+        it, if there is not enough for both, and answers until `settle`. Who answers stays until the aliases are known,
+        or until `undo`."""
         files = next((files for files in finding.versions if files.version == number), None)
         if files is None:
             reasons = (reason for version, reason in finding.problems if version in ("", number))
@@ -172,7 +173,10 @@ class Follower:
         serving = self._models[finding.name].get(self._versions.default(finding.name))
         version = serving.version if serving is not None else None
         leaving = [version] if instead and version is not None and version.number != number else []
-        return await self.bring_up(files, leaving, at_once=False)
+        self._versions.keep_default(finding.name)
+        if reason := await self.bring_up(files, leaving, at_once=False):
+            self._versions.release_default(finding.name)
+        return reason
 
     async def bring_up(self, files: VersionFiles, leaving: Sequence[Version] = (), *, at_once: bool = True) -> str:
         """Load one version; the reason if it cannot be. What makes room for it gets no more requests, `at_once` or
@@ -268,8 +272,9 @@ class Follower:
         if version.number in self._versions.aliases(name).values():
             statuses[version.number] = _way(name)
 
-    async def undo(self, name: str) -> None:
-        """What was brought up in turn leaves again, and what made room for it is back."""
+    async def undo(self, name: str, unwanted: str = "") -> None:
+        """What was brought up in turn leaves again, and what made room for it is back; version `unwanted`, if there
+        is one, leaves in any case."""
         for replacement in self._pending.pop(name, ()):
             statuses, number = self._models[name], replacement.version.number
             back = next((version for version in replacement.leaving if version.number == number), None)
@@ -279,6 +284,11 @@ class Follower:
             if back is None:
                 statuses[number] = Status(UNAVAILABLE, UNLOADED)
             self.notify()
+        if unwanted:
+            self._models[name][unwanted].state = UNLOADING  # before the default is chosen
+            self._versions.choose_default(name)
+            await self.retire(name, unwanted)
+        self._versions.release_default(name)
 
     def report_fallbacks(self) -> None:
         """Say what is wrong with them, once everything that shall be loaded is."""

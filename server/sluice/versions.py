@@ -60,6 +60,7 @@ class Versions:
         self._repository = repository
         self._default: dict[str, Version] = {}  # who answers requests that name no version
         self._aliases: dict[str, dict[str, str]] = {}
+        self._kept: set[str] = set()  # models whose default stays until their aliases are known
         self.by_model: dict[str, dict[str, Status]] = {}
 
     def known(self, name: str) -> dict[str, Status]:
@@ -97,9 +98,13 @@ class Versions:
         self.by_model.pop(name, None)
         self._aliases.pop(name, None)
         self._default.pop(name, None)
+        self._kept.discard(name)
 
     def all_live(self) -> list[Version]:
-        versions = [status.version for statuses in self.by_model.values() for status in statuses.values()]
+        return [version for name in self.by_model for version in self.live_of(name)]
+
+    def live_of(self, name: str) -> list[Version]:
+        versions = [status.version for status in self.by_model.get(name, {}).values()]
         return [version for version in versions if version is not None]
 
     def choose_default(self, name: str) -> None:
@@ -107,7 +112,9 @@ class Versions:
         alias, to the latest that is live."""
         statuses = self.by_model[name]
         ready = [number for number, status in statuses.items() if status.state == READY]
-        if chosen := self.aliases(name).get(aliases.PRODUCTION):
+        if name in self._kept and self.default(name) in ready:
+            ready = [self.default(name)]
+        elif chosen := self.aliases(name).get(aliases.PRODUCTION):
             ready = [chosen] if chosen in ready else []
         default = statuses[max(ready, key=int)].version if ready else None
         if default is None:
@@ -118,6 +125,14 @@ class Versions:
     def forget_default(self, name: str) -> None:
         self._default.pop(name, None)
 
+    def keep_default(self, name: str) -> None:
+        """What is brought up from here on answers nothing that it is not asked by number, as long as what answers now
+        can: it is still to be named."""
+        self._kept.add(name)
+
+    def release_default(self, name: str) -> None:
+        self._kept.discard(name)
+
     # What the versions are called.
 
     def aliases(self, name: str) -> Mapping[str, str]:
@@ -125,6 +140,7 @@ class Versions:
 
     def name_them(self, name: str, found: Mapping[str, str]) -> None:
         """The aliases are these from now on; but production stays with what serves, rather than go to what does not."""
+        self.release_default(name)
         named = dict(found)
         status = self.by_model[name].get(named.get(aliases.PRODUCTION, ""))
         serving = self._default.get(name)
