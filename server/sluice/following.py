@@ -37,6 +37,7 @@ class Follower:
         self._loader = loader
         self._replacer = replacer
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        versions.is_changing = self._is_locked
         self._overlays: dict[str, list[Path]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
@@ -46,6 +47,10 @@ class Follower:
 
     def lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
+
+    def _is_locked(self, name: str) -> bool:
+        lock = self._locks.get(name)
+        return lock is not None and lock.locked()
 
     def in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -183,12 +188,11 @@ class Follower:
         when it is settled."""
         statuses = self._models[files.model]
         old = statuses.get(files.version)
-        fingerprint = await asyncio.to_thread(fingerprint_of, files)
-        if old is not None and old.version is not None:
-            if old.version.fingerprint == fingerprint:
-                return ""
-        else:
+        if old is None or old.version is None:
             statuses[files.version] = Status(LOADING, lost=_lost(old))
+        fingerprint = await asyncio.to_thread(fingerprint_of, files)
+        if old is not None and old.version is not None and old.version.fingerprint == fingerprint:
+            return ""
         try:
             replacement = await self._replacer.load(files, fingerprint, old.version if old else None, leaving)
         except Exception as error:  # whatever one version does must not stop the others

@@ -5,7 +5,8 @@ The catalog changes the states; this file draws the conclusions from them, alway
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+import os
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,7 @@ class Versions:
         self._aliases: dict[str, dict[str, str]] = {}
         self._kept: set[str] = set()  # models whose default stays until their aliases are known
         self.by_model: dict[str, dict[str, Status]] = {}
+        self.is_changing: Callable[[str], bool] = lambda name: False  # whether somebody is about to change a model
 
     def known(self, name: str) -> dict[str, Status]:
         """The versions of a model; raises UnknownModel, or NotReady if it is on disk only."""
@@ -82,15 +84,16 @@ class Versions:
 
     def names_on_disk(self) -> list[str]:
         try:
-            entries = self._repository.iterdir()
-            return sorted(path.name for path in entries if path.is_dir() and not path.name.startswith("."))
+            with os.scandir(self._repository) as entries:  # which asks the disk about links only
+                return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_directory(entry))
         except OSError:
             return []
 
     def forget_deleted(self, on_disk: Container[str]) -> None:
         """Models that were unloaded and are not there any more are not known any more."""
         for name, statuses in list(self.by_model.items()):
-            if name not in on_disk and statuses and all(status.reason == UNLOADED for status in statuses.values()):
+            unloaded = statuses and all(status.reason == UNLOADED for status in statuses.values())
+            if unloaded and name not in on_disk and not self.is_changing(name):
                 self.forget(name)
 
     def forget(self, name: str) -> None:
@@ -283,6 +286,13 @@ class Versions:
         if not serving:
             return Part("model", name, Condition.FAILED, reason)
         return Part("model", name, Condition.DEGRADED if reason else Condition.OK, reason or version.trouble)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # as of a link that leads to itself
+        return False
 
 
 def full_name(version: Version) -> str:

@@ -238,3 +238,18 @@ async def test_a_link_that_leads_to_itself_stops_no_start(opened: Opened, tmp_pa
         assert await factor(app) == 10
         graphs.tagger(tmp_path, version="2", factor=20)
         await until(app, lambda: states(app).get(("tagger", "2")) == "READY")
+
+
+async def test_nobody_forgets_a_model_that_is_about_to_be_loaded_again(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, "other", factor=7)
+    path = graphs.tagger(tmp_path, factor=10)
+    content = {"file:1/model.onnx": path.read_bytes()}
+    shutil.rmtree(tmp_path / "tagger")
+    async with opened(watch=0) as app:
+        await app.catalog.load("tagger", "{}", content)
+        await app.catalog.unload("tagger")
+        async with app.catalog.follower.lock("tagger"):  # as whoever loads it
+            assert states(app) == {("other", "1"): "READY", ("tagger", "1"): "UNAVAILABLE"}
+        assert states(app) == {("other", "1"): "READY"}
+        await app.catalog.load("tagger", "{}", content)
+        assert await factor(app) == 10
