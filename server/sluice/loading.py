@@ -138,6 +138,12 @@ class Loader:
         looked_up = {"sha256": self._hashes.looked_up, "cost": self.known_costs}
         return {(name, hit): counted[hit] for name, counted in looked_up.items() for hit in (True, False)}
 
+    async def verify(self, files: VersionFiles) -> None:
+        """ModelError if the version may not be loaded as its files are."""
+        await asyncio.to_thread(
+            _verify, files, self._hashes, self._trust, self._settings.pickle_directories, self._keys
+        )
+
     async def load(
         self, files: VersionFiles, fingerprint: object, old: Version | None, place: Place | None = None
     ) -> Version:

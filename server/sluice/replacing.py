@@ -79,6 +79,7 @@ class Replacer:
                 if self._mode != "auto" or not leaving or not back:
                     raise
                 reason = f"there is no room for it beside: {error.message}"
+        await self._loader.verify(files)  # before anybody gives up anything for it
         log.info("model '%s' version %s replaces %s in turn: %s", files.model, files.version, _names(leaving), reason)
         async with self._one:
             return await self._in_turn(files, fingerprint, old, leaving)

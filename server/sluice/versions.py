@@ -85,7 +85,7 @@ class Versions:
     def names_on_disk(self) -> list[str]:
         try:
             with os.scandir(self._repository) as entries:  # which asks the disk about links only
-                return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_directory(entry))
+                return sorted(one.name for one in entries if not one.name.startswith(".") and _is_directory(one))
         except OSError:
             return []
 
