@@ -7,8 +7,10 @@ state's reason and touches no other.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
+import os
 import shutil
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -219,8 +221,8 @@ class Follower:
         self.failed(files.model)
         statuses = self._models[files.model]
         if statuses[files.version].version is None:
-            tried = await asyncio.to_thread(_tried, files)
-            statuses[files.version] = Status(UNAVAILABLE, reason, lost=_lost(statuses[files.version]), tried=tried)
+            status = statuses[files.version] = Status(UNAVAILABLE, reason, lost=_lost(statuses[files.version]))
+            status.tried = await asyncio.to_thread(_tried, files)
         return reason
 
     async def _drain_replaced(self, version: Version) -> None:
@@ -354,10 +356,12 @@ def _only_the_way_back(named: Mapping[str, str]) -> str:
 def _tried(files: VersionFiles) -> object:
     """Equal while there is no reason to try again what failed: neither its files changed nor what is said of them."""
     beside = []
-    for name in sorted(path.name for path in files.directory.iterdir()) if files.directory.is_dir() else ():
-        try:
-            seen = (files.directory / name).stat()
-        except OSError:
-            continue
-        beside.append((name, seen.st_mtime_ns, seen.st_size))
-    return fingerprint_of(files), beside
+    try:
+        with os.scandir(files.directory) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    seen = entry.stat()
+                    beside.append((entry.name, seen.st_mtime_ns, seen.st_size))
+    except OSError:  # gone since, or going: it is tried again when it is there
+        pass
+    return fingerprint_of(files), sorted(beside)
