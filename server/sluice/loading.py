@@ -209,7 +209,7 @@ class Loader:
             spec = finding.spec
             text = await asyncio.to_thread(texts.load, files.directory, spec, settings)
             bounds = bounding.batch(self._limits, self._pool.kind, spec, settings)
-            warm_up = warming.works(spec, settings, bounds, files.directory.parent)
+            warm_up = await asyncio.to_thread(warming.works, spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
             warmed = await _all(costing.warm(worker, key, spec, warm_up) for worker in running)
             circumstances = costing.circumstances(files, running[0])
