@@ -35,6 +35,7 @@ def signer(
     authority: bool = False,
     usage: bool | None = True,
     purpose: x509.ObjectIdentifier | None = ExtendedKeyUsageOID.CODE_SIGNING,
+    certifies_for: x509.ObjectIdentifier | None = None,
     expired: bool = False,
     curve: ec.EllipticCurve | None = None,
 ) -> Signer:
@@ -54,7 +55,9 @@ def signer(
     )
     if usage is not None:
         builder = builder.add_extension(_usage(signs=usage and not authority, certifies=authority), critical=True)
-    if purpose is not None and not authority:
+    if authority:
+        purpose = certifies_for
+    if purpose is not None:
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
     certificate = builder.sign(issuer.secret if issuer else secret, hashes.SHA256())
     kinds = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -18,6 +18,7 @@ from sluice.errors import (
     ConfigError,
     InvalidRequest,
     ModelError,
+    NotApproved,
     ShortOfMemory,
     UnknownModel,
     Unsupported,
@@ -31,6 +32,7 @@ from sluice.store import aliases, overlay, repository
 from sluice.store.aliases import Change
 from sluice.store.bringing import Bringing
 from sluice.store.repository import Finding
+from sluice.store.trust import Trust
 from sluice.telemetry.statistics import ModelStatistics
 from sluice.tracking import Tracker
 from sluice.versions import LOADING, READY, UNAVAILABLE, Route, Status, Versions
@@ -171,6 +173,7 @@ class Catalog:
             findings = await asyncio.to_thread(repository.scan, self._settings.repository)
         except ModelError as error:
             raise ConfigError(f"models.repository: {error.message}") from error
+        Trust(self._settings).warn_of_nobody({finding.name for finding in findings})
         if "*" not in self._settings.load:
             found = {finding.name: finding for finding in findings}
             for name in set(self._settings.load) - set(found):
@@ -188,11 +191,16 @@ class Catalog:
                 self._models[finding.name] = {"": Status(LOADING, "is brought from its source")}
                 self.notify()
                 finding = await self.bringing.bring(finding)
-            await self._follower.apply(finding)
+            await self._follower.apply(finding, at_start=True)
 
     async def load(self, name: str, config: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Load or reload a model: new and changed versions are brought up, then take over."""
         self._check_control()
+        if files and self._loader.approval.asked:
+            raise NotApproved(
+                f"failed to load '{name}': files that come with a request are approved by nobody, and models.approval "
+                "asks for that; put them into the repository, as another version"
+            )
         if self.short_of_memory:
             raise ShortOfMemory(self.short_of_memory, retry_after=1.0)
         await asyncio.shield(self._follower.in_background(self._load(name, config, files)))
@@ -260,12 +268,18 @@ class Catalog:
         async with self._follower.lock(name):
             number = aliases.resolve(name, await asyncio.to_thread(aliases.read, directory), version)
             await asyncio.to_thread(aliases.existing, directory, number)
+            approved = ""
             if alias == aliases.PRODUCTION:
-                await asyncio.to_thread(self._loader.approval.check, directory / number)
+                approved = await asyncio.to_thread(self._loader.approval.check, directory / number)
             served = self._versions.default(name)
             unwanted = "" if any(one.number == number for one in self._versions.live_of(name)) else number
             await self._make_live(name, number, alias)
             try:
+                if approved and self._versions.live(name, number).digest != approved:
+                    raise NotApproved(
+                        f"{name}/{number} cannot become production: what is loaded of it is not what was approved; "
+                        "load it anew (models.approval)"
+                    )
                 change = await asyncio.to_thread(aliases.promote, directory, alias, number, by, reason, served)
             except BaseException:
                 await self._follower.undo(name, unwanted)
@@ -279,8 +293,8 @@ class Catalog:
         """They were changed: requests go where they say at once; the rest is tidying up."""
         self._tracker.follow_again(name)
         directory = self._directory(name)
-        found, _ = await self._follower.approved(name, directory, await asyncio.to_thread(aliases.read, directory))
-        self._versions.name_them(name, found)
+        allowed = await self._follower.approved(name, directory, await asyncio.to_thread(aliases.read, directory), ())
+        self._versions.name_them(name, allowed.aliases)
         self._versions.choose_default(name)
         self.notify()
         await self._follower.settle(name)
@@ -298,6 +312,11 @@ class Catalog:
     async def _remove_alias(self, name: str, alias: str, by: str, reason: str) -> Change:
         directory = self._directory(name)
         async with self._follower.lock(name):
+            if alias == aliases.PRODUCTION and self._loader.approval.asked:
+                live = {number for number, status in self._models.get(name, {}).items() if status.state == READY}
+                left = await asyncio.to_thread(repository.left_without, directory, alias)
+                for numbers in (left, live):  # once the directory was followed, and until then
+                    await asyncio.to_thread(self._loader.approval.check_removal, directory, numbers)
             change = await asyncio.to_thread(aliases.remove, directory, alias, by, reason)
             log.info("model '%s': version %s is %s no more, by %s", name, change.before, alias, by or "nobody known")
             if name in self._models and self._tracker.is_followed(name):

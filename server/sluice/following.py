@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from sluice.errors import SluiceError
@@ -28,6 +28,14 @@ from sluice.versions import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, St
 log = logging.getLogger("sluice.catalog")
 
 _T = TypeVar("_T")
+
+
+class Allowed(NamedTuple):
+    """What may be followed of what was found."""
+
+    aliases: Mapping[str, str]
+    reason: str = ""  # why what is in production should not be
+    held: Collection[str] = ()  # versions that are neither brought up nor loaded anew
 
 
 class Follower:
@@ -60,17 +68,17 @@ class Follower:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def apply(self, finding: Finding, *, again: bool = True, leave: Collection[str] = ()) -> list[str]:
+    async def apply(
+        self, finding: Finding, *, again: bool = True, leave: Collection[str] = (), at_start: bool = False
+    ) -> list[str]:
         """Make what is live follow what was found; the reasons of what could not be. Unless `again`, what failed
         before is left alone while its files and settings are the same; and so are versions to `leave` as they are."""
         statuses = self._models.setdefault(finding.name, {})
         wanted = {files.version for files in finding.versions}
+        allowed = await self._allowed(finding, at_start)
+        finding = self._without_held(finding, allowed)
+        leave = {*leave, *allowed.held}
         problems = self._note_problems(finding)
-        lacking = ""
-        if wanted:
-            place = finding.versions[0].directory.parent
-            named, lacking = await self.approved(finding.name, place, finding.aliases)
-            finding = replace(finding, aliases=named)
         if wanted:
             self._forget_unloaded(finding.name, wanted)
         self._name_at_first(finding)
@@ -81,7 +89,7 @@ class Follower:
             log.info("model '%s': %s", finding.name, note)
         if wanted:
             self._versions.name_them(finding.name, finding.aliases)
-            self._versions.blame_production(finding.name, lacking)
+            self._versions.blame_production(finding.name, allowed.reason)
         kept |= {*self._versions.aliases(finding.name).values()}
         # Nothing is taken down for what could not be read, or could not be brought up.
         leaving = list(statuses.keys() - kept) if wanted and not any(outcomes) else []
@@ -93,17 +101,53 @@ class Follower:
         self.notify()
         return problems
 
-    async def approved(self, name: str, directory: Path, found: Mapping[str, str]) -> tuple[Mapping[str, str], str]:
-        """The aliases to follow, and why what they say is in production should not be. What serves gives its place to
-        nothing unapproved; while nothing serves, what is in production serves all the same."""
-        wanted, serving = found.get(aliases.PRODUCTION, ""), self._versions.default(name)
-        lacking = await asyncio.to_thread(self._loader.approval.lacking, directory / wanted) if wanted else ""
-        if not lacking:
-            return found, ""
-        stays = f"; version {serving} stays" if serving not in ("", wanted) else ""
-        lacking = f"{aliases.ALIASES} has version {wanted} in production, which is not approved: {lacking}{stays}"
-        log.warning("model '%s': %s", name, lacking)
-        return {**found, aliases.PRODUCTION: serving or wanted}, lacking
+    async def approved(
+        self, name: str, directory: Path, found: Mapping[str, str], there: Collection[str], *, at_start: bool = False
+    ) -> Allowed:
+        """What may be followed of what was found, as versions and aliases. Nothing unapproved takes the place of what
+        serves, under another number or its own; nor does it begin to serve, but at the start of the server."""
+        lacking = self._loader.approval.lacking
+        serving, had = self._versions.default(name), self._versions.aliases(name).get(aliases.PRODUCTION, "")
+        wanted = found.get(aliases.PRODUCTION, "")
+        live = {number for number, status in self._models.get(name, {}).items() if status.state == READY}
+        answering = wanted or (max({*there, *live}, key=int, default="") if serving and serving == had else "")
+        why = await asyncio.to_thread(lacking, directory / answering) if answering else ""
+        if not why:
+            return Allowed(found)
+        if wanted:
+            reason = f"{aliases.ALIASES} has version {wanted} in production, which is not approved: {why}"
+        else:
+            reason = (
+                f"{aliases.ALIASES} has nothing in production any more, and version {answering}, which would answer, "
+                f"is not approved: {why}"
+            )
+        production, held = serving, set[str]()
+        if serving:
+            reason += f"; {f'version {serving}' if serving != answering else 'what serves of it'} stays"
+            if serving == answering or await asyncio.to_thread(lacking, directory / serving) != "":
+                held = {serving}  # as it was loaded, whatever its files are now
+        else:
+            production = wanted if wanted not in live else had
+            held = set() if at_start else {wanted}
+        log.warning("model '%s': %s", name, reason)
+        return Allowed({**found, aliases.PRODUCTION: production}, reason, held)
+
+    async def _allowed(self, finding: Finding, at_start: bool = False) -> Allowed:
+        if not finding.versions or not self._loader.approval.asked:
+            return Allowed(finding.aliases)
+        there = {files.version for files in finding.versions}
+        place = finding.versions[0].directory.parent
+        return await self.approved(finding.name, place, finding.aliases, there, at_start=at_start)
+
+    def _without_held(self, finding: Finding, allowed: Allowed) -> Finding:
+        """What is held and not live is a problem; what is live stays as it is."""
+        refused = {number for number in allowed.held if not self._is_live(number, finding.name)}
+        return replace(
+            finding,
+            aliases=allowed.aliases,
+            versions=tuple(files for files in finding.versions if files.version not in refused),
+            problems=(*finding.problems, *((number, allowed.reason) for number in refused)),
+        )
 
     def _note_problems(self, finding: Finding) -> list[str]:
         statuses = self._models[finding.name]
@@ -176,7 +220,10 @@ class Follower:
         if files is None:
             reasons = (reason for version, reason in finding.problems if version in ("", number))
             return next(reasons, "it is not there")
-        self._name_at_first(finding)
+        allowed = await self._allowed(finding)
+        if number in allowed.held:
+            return "" if self._is_live(number, finding.name) else allowed.reason
+        self._name_at_first(replace(finding, aliases=allowed.aliases))
         serving = self._models[finding.name].get(self._versions.default(finding.name))
         version = serving.version if serving is not None else None
         leaving = [version] if instead and version is not None and version.number != number else []

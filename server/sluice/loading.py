@@ -78,6 +78,7 @@ class Version:
     identity: Identity  # in the keys of kept answers
     text: TextInput | None  # what it needs to take texts
     size: int = 0  # bytes of its files
+    digest: str = ""  # of its files as they were verified when it was loaded; "" = it is not sealed
     held: int = 0  # bytes by which the first worker grew that loaded it; 0 = others loaded meanwhile, nobody knows
     gate: Gate = field(default_factory=lambda: Gate(0))
 
@@ -126,8 +127,7 @@ class Loader:
         self._remembered: dict[str, int] = {}  # version of each lane's cost that was written
         self._hashes = Hashes()
         self._keys = Keys.given(os.environ, models.key_file)
-        self._trust = Trust(models, self._hashes)
-        self.approval = Approval(models, self._trust, self._hashes)  # of what shall be in production
+        self.approval = Approval(models)  # of what shall be in production
         self._draining: dict[str, Version] = {}  # by their lanes' keys
         self._under_way: set[int] = set()  # loads
         self.known_costs: Counter[bool] = Counter()  # whether the cost of a version was known from before
@@ -190,8 +190,7 @@ class Loader:
     ) -> Version:
         began, alone = time.monotonic(), len(self._under_way) == 1
         settings = files.settings
-        verify = partial(_verify, files, self._hashes, self._trust, self._settings.pickle_directories, self._keys)
-        inspected = await asyncio.to_thread(verify)
+        inspected, digest = await asyncio.to_thread(self._look_over, files)
         key = f"{files.model}/{files.version}#{number}"
         workers = place.workers if place is not None else self.choose(settings)
         wanted = [place.first] if place is not None else workers
@@ -239,7 +238,7 @@ class Loader:
         record.watch(lambda: self._scheduler.waiting(lane), lambda: policy.utilisation(time.monotonic()), target)
         record.set_padding(spec.padding)
         self._scheduler.add_lane(lane)
-        resident = Resident(load, spec, warm_up, verify)
+        resident = Resident(load, spec, warm_up, partial(self._look_again, files, digest))
         for worker in wanted:
             worker.adopt(resident)
         seconds = time.monotonic() - began
@@ -270,9 +269,28 @@ class Loader:
             identity=identity,
             text=text,
             size=size,
+            digest=digest,
             held=held,
             gate=Gate(lane.limits.queue),
         )
+
+    def _look_over(self, files: VersionFiles) -> tuple[Inspected, str]:
+        """ModelError if the version is not as it was sealed and signed, or has in it what nobody should load; its
+        digest, "" if it is not sealed."""
+        hashes = self._hashes.afresh() if self._settings.hashes_anew else self._hashes
+        said = _compared(files, hashes)
+        Trust(self._settings, hashes).check(files.directory, said)
+        inspected = inspection.inspect(files, self._settings.pickle_directories, self._keys)
+        return inspected, said.digest() if said is not None else ""
+
+    def _look_again(self, files: VersionFiles, digest: str) -> None:
+        """The same before a worker comes back with it. What was approved is replaced by nothing else then."""
+        _, found = self._look_over(files)
+        if self.approval.asked and digest and found != digest:
+            raise ModelError(
+                f"{files.model}/{files.version}: its files are not those that were loaded, whose digest is {digest}; "
+                "put them back, or load the model anew"
+            )
 
     def _load_message(self, key: str, files: VersionFiles, inspected: Inspected) -> wire.Load:
         signature: Signature | None = None
@@ -372,14 +390,6 @@ async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
     return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
 
 
-def _verify(
-    files: VersionFiles, hashes: Hashes, trust: Trust, pickle_directories: list[Path], keys: Keys
-) -> Inspected:  # fmt: skip
-    """ModelError if the version is not as it was sealed and signed, or has in it what nobody should load."""
-    trust.check(files.directory, _compared(files, hashes))
-    return inspection.inspect(files, pickle_directories, keys)
-
-
 def _compared(files: VersionFiles, hashes: Hashes) -> manifest.Manifest | None:
     """Its manifest, which it is as."""
     said = manifest.read(files.directory)
@@ -399,10 +409,12 @@ def _identity(files: VersionFiles, key: str) -> Identity:
 
 
 def fingerprint_of(files: VersionFiles) -> object:
-    """Equal for a version whose files and settings did not change; what its manifest or card adds changes nothing."""
+    """Equal for a version whose files and settings did not change; what its manifest or card adds changes nothing. A
+    file's time can be set back, but for the last one."""
     try:
         paths = [path for path in files.directory.rglob("*") if not is_beside(path.relative_to(files.directory))]
-        seen = sorted((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
+        looked = ((str(path), path.stat()) for path in paths)
+        seen = sorted((path, at.st_size, at.st_mtime_ns, at.st_ino, at.st_ctime_ns) for path, at in looked)
     except OSError:
         seen = []
     return files.settings, files.directory, seen

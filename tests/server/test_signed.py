@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import mmap
 import re
 import shutil
 from collections.abc import Iterator
@@ -194,3 +197,60 @@ def test_check_says_what_is_not_signed(
 def test_a_key_that_is_not_there_stops_the_start(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "-r", str(repository), "--signatures", "require", "--trusted-key", "nowhere.pem"]) == 1
     assert "error: models.trusted_keys: nowhere.pem: cannot be read" in capsys.readouterr().err
+
+
+def spoil(directory: Path) -> None:
+    """Give the signer's certificate an extension twice, which its parser does not forgive."""
+    path = directory / "model.sig"
+    document = json.loads(path.read_text())
+    own = document["verificationMaterial"]["x509CertificateChain"]["certificates"][0]
+    changed = base64.b64decode(own["rawBytes"]).replace(b"\x55\x1d\x13", b"\x55\x1d\x0f")
+    own["rawBytes"] = base64.b64encode(changed).decode()
+    path.write_text(json.dumps(document))
+
+
+def test_a_malformed_certificate_costs_its_own_version_only(
+    server: Server, repository: Path, keys: dict[str, Signer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(repository / "certified" / "1")
+    server.workers()[0].kill()
+    assert total(server, "good") == 2
+    assert total(server, "certified") == 503
+    assert "certified/1/model.sig: its certificate cannot be read" in server.output()
+    assert main(["verify", str(repository / "certified" / "1"), "--trusted-key", str(keys["root"].certified)]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_a_malformed_certificate_in_production_stops_no_start(
+    start_server: StartServer, repository: Path, keys: dict[str, Signer]
+) -> None:
+    spoil(repository / "certified" / "1")
+    (repository / "certified" / "aliases.toml").write_text("production = 1\n")
+    key = ("--trusted-key", str(keys["root"].certified))
+    server = start_server(repository, "--workers", "1", "--signatures", "warn", "--approval", "signed", *key)
+    assert (total(server, "good"), total(server, "certified")) == (2, 2)
+    assert "which is not approved: certified/1/model.sig: its certificate" in rows(server)["certified"]["reason"]
+    status, answer = server.request("POST", "/v2/models/certified/aliases/production", {"version": "1"})
+    assert status == 403
+    assert "certificate cannot be read" in answer["error"]
+
+
+def test_files_that_were_changed_unseen_are_found(
+    start_server: StartServer, tmp_path: Path, keys: dict[str, Signer]
+) -> None:
+    """What is written through a mapping that was there before changes no time of the file."""
+    models = tmp_path / "mapped"
+    path = graphs.tagger(models, "good")
+    seal(path.parent)
+    sign(path.parent, keys["ann"])
+    good, evil = path.read_bytes(), graphs.tagger(tmp_path / "other", "good", factor=7).read_bytes()
+    assert len(good) == len(evil)
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), len(good)) as mapped:
+        mapped[:] = good  # from now on the page may be written
+        key = ("--trusted-key", str(keys["ann"].public))
+        server = start_server(models, "--workers", "1", "--signatures", "require", *key)
+        assert total(server, "good") == 2
+        mapped[:] = evil
+        server.workers()[0].kill()
+        assert total(server, "good") == 503
+        assert "model.onnx is changed" in load(server, "good")

@@ -27,6 +27,7 @@ def test_documents_are_ranked(server: Server, path: str) -> None:
     assert found["usage"]["total_tokens"] == 16
     assert found["id"]
     assert found["meta"]["api_version"] == {"version": path[2]}
+    assert server.request("POST", path, {**body, "query": {"text": "red"}, "return_documents": None})[0] == 200
     _, best = server.request("POST", path, {**body, "top_n": 1, "return_documents": True})
     assert [(one["index"], one["document"]) for one in best["results"]] == [(1, {"text": "red red"})]
 

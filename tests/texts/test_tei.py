@@ -114,6 +114,14 @@ def test_a_model_tells_about_itself(server: Server) -> None:
     assert server.request("GET", "/health") == (200, None)
 
 
+def test_what_is_wanted_is_told_by_the_body_and_not_by_its_words(server: Server) -> None:
+    _, found = server.request("POST", "/models/embedder", {"inputs": "what is source_sentence"})
+    assert len(found[0]) == 4
+    sentences = ["green"] * 2000
+    body = {"inputs": {"sentences": sentences, "source_sentence": "green"}, "parameters": None}
+    assert server.request("POST", "/models/embedder", body) == (200, [pytest.approx(1.0)] * 2000)
+
+
 def test_replies_tell_what_they_cost(server: Server) -> None:
     request = urllib.request.Request(f"{server.http}/embed", json.dumps({"inputs": ["red", "cat dog"]}).encode())
     with urllib.request.urlopen(request) as reply:

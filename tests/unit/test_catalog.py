@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import graphs
 import numpy as np
@@ -19,6 +20,8 @@ from sluice.config.settings import Models, Settings, Workers
 from sluice.errors import ConfigError, InvalidRequest, ModelError, NotReady, UnknownModel, Unsupported
 from sluice.inventory import IndexRow
 from sluice.request import InferRequest, Tensor
+from sluice.store import inspection
+from sluice.store.repository import VersionFiles
 from sluice.workers.worker import State
 
 Opened = Callable[..., AbstractAsyncContextManager[App]]
@@ -317,3 +320,23 @@ async def test_a_worker_that_dies_while_it_is_probed(opened: Opened, tmp_path: P
         await loading
         assert states(app.catalog) == {("echo", "1"): "READY"}
         assert app.catalog.metadata("echo").properties["padding"] == "any"
+
+
+async def test_a_bug_with_one_version_keeps_a_worker_from_no_other(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("broken", "tagger"):
+        graphs.tagger(tmp_path, name)
+    async with opened() as app:
+        inspect = inspection.inspect
+
+        def fails(files: VersionFiles, *more: Any) -> Any:
+            if files.model == "broken":
+                raise RuntimeError("a bug")
+            return inspect(files, *more)
+
+        monkeypatch.setattr(inspection, "inspect", fails)
+        os.kill(app.pool.workers[0].pid, signal.SIGKILL)
+        assert await total(app, 1) == 2
+        with pytest.raises(NotReady, match="a bug"):
+            await total(app, 1, name="broken")

@@ -11,6 +11,7 @@ PACKAGE = Path(sluice.__file__).parent
 SHOWN = {
     "frontends/http/exchange.py": "the Date header",
     "store/aliases.py": "when a version was promoted",
+    "store/encrypting.py": "when a version was encrypted",
     "store/manifest.py": "when a version was sealed",
     "telemetry/record.py": "when a model was last used, in Triton's statistics",
 }

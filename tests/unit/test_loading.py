@@ -1,5 +1,6 @@
 """What loading remembers of a version: what makes it another one, and what was learned, written until it is kept."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,4 +81,13 @@ def test_what_is_said_of_a_version_makes_it_no_other(tmp_path: Path) -> None:
     seal(directory, metrics={"cosine": 0.998})
     assert fingerprint(tmp_path) == before
     (directory / "labels.txt").touch()
+    assert fingerprint(tmp_path) != before
+
+
+def test_a_time_that_was_set_back_hides_no_change(tmp_path: Path) -> None:
+    path = graphs.tagger(tmp_path)
+    before, seen = fingerprint(tmp_path), path.stat()
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert path.stat().st_size == seen.st_size
     assert fingerprint(tmp_path) != before

@@ -61,4 +61,4 @@ def unpack(
     with progress() as report:
         done = unpacking.unpack(file, repository, number, report)
     name = f"{done.manifest.name} {done.manifest.version}"
-    print(f"{name} is {f'in {done.directory}' if done.is_new else f'already in {done.directory}, nothing to do'}")
+    print(f"{name} is {done.told}")

@@ -77,7 +77,9 @@ def unalias(
     if repository is not None:
         from sluice.store import aliases
 
-        change: Mapping[str, Any] = asdict(aliases.remove(_directory(repository, name), alias, by, reason))
+        directory = _directory(repository, name)
+        _check_removal(directory, alias)
+        change: Mapping[str, Any] = asdict(aliases.remove(directory, alias, by, reason))
     else:
         sent = {"by": by, "reason": reason}
         change = _answered(Client(url, timeout).delete(f"{model_path(name)}/aliases/{quote(alias, safe='')}", sent))
@@ -155,7 +157,19 @@ def _check_approved(directory: Path, alias: str, version: str) -> None:
     if models.approval and alias == aliases.PRODUCTION:
         from sluice.store.approval import Approval
 
-        Approval.of(models).check(directory / aliases.resolve(directory.name, aliases.read(directory), version))
+        Approval(models).check(directory / aliases.resolve(directory.name, aliases.read(directory), version))
+
+
+def _check_removal(directory: Path, alias: str) -> None:
+    """The same for what answers once nothing is in production."""
+    from sluice.store import aliases
+
+    models = settings_here().models
+    if models.approval and alias == aliases.PRODUCTION:
+        from sluice.store import repository
+        from sluice.store.approval import Approval
+
+        Approval(models).check_removal(directory, repository.left_without(directory, alias))
 
 
 def _told(name: str, change: Mapping[str, Any]) -> str:

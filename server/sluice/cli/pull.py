@@ -139,7 +139,7 @@ def _bring(job: _Job, means: _Means) -> None:
         wanted = Wanted(means.repository, job.name, job.number)
         done = pull(job.source, wanted, Means(Cache.usual(), means.offline, Rules(timeout=means.timeout), report))
     told = f"{done.manifest.name} {done.manifest.version}"
-    print(f"{told} is {f'in {done.directory}' if done.is_new else f'already in {done.directory}, nothing to do'}")
+    print(f"{told} is {done.told}")
 
 
 def _pull_from_hub(job: _Job, means: _Means) -> None:

@@ -1,6 +1,7 @@
 """Every setting of the server, in frozen sections; a component is given its section, never the whole."""
 
 import math
+import os
 import re
 from collections.abc import Hashable
 from itertools import combinations
@@ -12,6 +13,11 @@ from pydantic_core import PydanticCustomError
 
 # The validation context of what only one source says: how settings go together shows when all of them are there.
 ONE_SOURCE = {"source": "one"}
+
+# The type of an error whose input may be a secret.
+UNSHOWN = "unshown"
+# What a key of encrypted models looks like, in hexadecimal or base64; as a path it may have lost a slash or two.
+_KEY = re.compile(r"[0-9A-Fa-f]{64}|[A-Za-z0-9+/_-]{41,43}=?")
 
 
 def _weight(entry: str) -> tuple[Hashable, float]:
@@ -135,6 +141,21 @@ class Models(Section):
         description='What a version must be before it becomes production, of "signed" and "evaluated".',
     )
 
+    @field_validator("key_file", mode="before")
+    @classmethod
+    def _key_file_is_no_key(cls, value: object) -> object:
+        """A key in its file's place must not be printed, as settings are."""
+        if value is not None and not isinstance(value, str | Path):
+            raise PydanticCustomError(UNSHOWN, "must be the path of a file")
+        text = str(value or "")
+        if any(map(_KEY.fullmatch, re.split(r"[\s,]+", text))) and not os.path.exists(text):
+            raise PydanticCustomError(
+                UNSHOWN,
+                "must be the path of a file, which holds the keys: it looks like a key itself, and there is no such "
+                "file; a key may be in SLUICE_MODEL_KEY",
+            )
+        return value
+
     @field_validator("approval")
     @classmethod
     def _rules_are_known(cls, value: list[str]) -> list[str]:
@@ -161,6 +182,11 @@ class Models(Section):
     def signatures_wanted_by(self) -> str:
         """The setting that asks for signatures; "" if none does."""
         return "signatures" if self.signatures != "off" else "approval" if "signed" in self.approval else ""
+
+    @property
+    def hashes_anew(self) -> bool:
+        """Whether somebody who can write into the files shall not be believed: what they are is read at each load."""
+        return self.signatures == "require" or bool(self.approval)
 
     @property
     def keys(self) -> list[tuple[str, Path]]:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import reprlib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -19,7 +18,7 @@ from pydantic import ValidationError
 
 from sluice.config import toml
 from sluice.config.fields import PREFIX, Field, fields
-from sluice.config.settings import ONE_SOURCE, Section, Settings
+from sluice.config.settings import ONE_SOURCE, UNSHOWN, Section, Settings
 from sluice.errors import ConfigError
 
 DEFAULT_FILE = Path("sluice.toml")  # read from the working directory when it is there
@@ -115,8 +114,8 @@ def _choose_file(path: Path | None, environment: Mapping[str, str]) -> Path | No
 def _from_file(path: Path, known: Mapping[str, Field]) -> _Layer:
     text = _read(path)
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = toml.parse(text)
+    except ValueError as error:
         raise ConfigError(_syntax_error(path, text, str(error))) from error
     lines = toml.key_lines(text)
     layer = _Layer([], [], strict=True)
@@ -229,7 +228,7 @@ def _complaints(error: ValidationError, given: Sequence[_Given]) -> list[str]:
         message = re.sub(r"^\w+ should ", "must ", message)
         if each is None:
             complaints.append(f"{'.'.join(map(str, detail['loc']))}: {message}")
-        elif each.field.secret:
+        elif each.field.secret or detail["type"] == UNSHOWN:
             complaints.append(f"{each.origin}: {each.field.name} {message}")
         else:
             complaints.append(f"{each.origin}: {each.field.name} {message}, not {_quoted(detail['input'])}")

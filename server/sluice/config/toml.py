@@ -8,6 +8,31 @@ from typing import Any
 
 Keys = tuple[str, ...]
 
+_DEEPEST = 64
+_TOO_DEEP = "is nested too deeply"
+_TOO_LARGE = "has a number beyond 64 bits"
+
+
+def parse(text: str) -> dict[str, Any]:
+    """The document; ValueError for what is none, and for what no reader should have to take: tables nested without end,
+    or numbers beyond TOML's 64 bits, which cannot even be printed."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ValueError(_TOO_DEEP if isinstance(error, RecursionError) else _TOO_LARGE) from error
+    left: list[tuple[Any, int]] = [(document, 0)]
+    while left:
+        value, depth = left.pop()
+        if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(_TOO_LARGE)
+        if isinstance(value, dict | list):
+            if depth > _DEEPEST:
+                raise ValueError(_TOO_DEEP)
+            left += [(each, depth + 1) for each in (value.values() if isinstance(value, dict) else value)]
+    return document
+
 
 def key_lines(text: str) -> dict[Keys, int]:
     """The line on which each table and key of a valid TOML text first appears.
@@ -22,7 +47,7 @@ def key_lines(text: str) -> dict[Keys, int]:
         statement += line + "\n"
         try:
             found = tomllib.loads(statement)
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             continue
         paths = list(_paths(found))
         if statement.lstrip().startswith("["):

@@ -114,6 +114,9 @@ class Keys:
                 mode = os.fstat(file.fileno()).st_mode
                 content = file.read(_LARGEST_FILE + 1)
         except OSError as error:
+            if _looks_like_a_key(str(path)):
+                why = "names no file, and looks like a key itself; write it into a file of its own, and name that"
+                raise ModelError(f"models.key_file: {why}") from None
             raise ModelError(f"{place}: cannot be read: {system_reason(error)}") from error
         if len(content) > _LARGEST_FILE:
             raise ModelError(f"{place}: is larger than {_LARGEST_FILE} bytes; {_FORM}")
@@ -144,6 +147,11 @@ def _key(word: str, place: str) -> Key:
     if len(secret) != LENGTH:
         raise ModelError(f"{place}: is no key; {_FORM}")
     return Key(secret)
+
+
+def _looks_like_a_key(text: str) -> bool:
+    """As a path it may have lost a slash or two."""
+    return re.fullmatch(r"[0-9A-Fa-f]{64}|[A-Za-z0-9+/_-]{41,43}=?", text) is not None
 
 
 def keep_out_of_dumps() -> None:

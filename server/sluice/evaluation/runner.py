@@ -41,7 +41,8 @@ class Allowed:
 
 
 def trusted(files: VersionFiles, allowed: Allowed) -> manifest.Manifest | None:
-    """The manifest, if it has one; ModelError if a server would not load the version."""
+    """The manifest, if it has one; ModelError if its files are not those of it, or have in them what nobody should
+    load. Nobody asks who signed it: an evaluation comes before the signature."""
     said = manifest.read(files.directory)
     if said is not None:
         manifest.verify(files.directory, said)

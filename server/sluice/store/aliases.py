@@ -12,13 +12,13 @@ import json
 import logging
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from io import BufferedRandom
 from pathlib import Path
 
+from sluice.config import toml
 from sluice.errors import InvalidRequest, ModelError, UnknownModel, system_reason
 from sluice.store.manifest import write_text
 from sluice.store.reading import complaint, read_text
@@ -72,8 +72,8 @@ def read(directory: Path) -> dict[str, str]:
     if not os.path.lexists(path):
         return {}
     try:
-        document = tomllib.loads(read_text(path, shown))
-    except tomllib.TOMLDecodeError as error:
+        document = toml.parse(read_text(path, shown))
+    except ValueError as error:
         raise complaint(shown, None, "", str(error)) from error
     found = {}
     for alias, value in document.items():
@@ -156,7 +156,7 @@ def history(directory: Path) -> list[Change]:
     for count, line in enumerate(read_text(path, f"{directory.name}/{HISTORY}").splitlines(), 1):
         try:
             found.append(_change(json.loads(line)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             if line.strip():
                 log.warning("%s, line %d, is not what was written there", path, count)
     return found

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from sluice.errors import ModelError
 from sluice.store import card, manifest, placing
-from sluice.store.contents import CARD, MANIFEST, is_beside, name_of_file
+from sluice.store.contents import CARD, MANIFEST, SIGNATURE, is_beside, name_of_file
+from sluice.store.joining import joined
 from sluice.store.manifest import Manifest
 from sluice.store.package import Progress
 from sluice.store.placing import Placed
 from sluice.store.reading import read_text
+from sluice.store.signatures import read_bytes
 
 if TYPE_CHECKING:
     from sluice.store.sources import Wanted
@@ -56,7 +58,9 @@ def place(bundle: Bundle, wanted: Wanted, progress: Progress) -> Placed:
             raise ModelError(error.message.replace(f"{staging.parent.name}/{staging.name}", bundle.shown)) from error
 
     usual = content.name if content is not None else bundle.usual
-    return placing.place(wanted.models, wanted.name or usual, wanted.number, make, content)
+    placed = placing.place(wanted.models, wanted.name or usual, wanted.number, make, content)
+    signature = bundle.files.get(SIGNATURE) if content is not None else None
+    return joined(placed, read_bytes(signature, f"{bundle.shown}: {SIGNATURE}") if signature is not None else None)
 
 
 def found(wanted: Wanted, usual: str, source: str, marks: Mapping[str, str] | None = None) -> Placed | None:

@@ -92,12 +92,21 @@ def _look(path: Path, shown: str, root: Path) -> tuple[bool, int]:
 
 
 class Hashes:
-    """The sha256 and size of files, several at a time; an unchanged file is read once."""
+    """The sha256 and size of files, several at a time; a file that seems unchanged is read once.
+
+    That is enough against damage and accidents, not against somebody who can write into the files: see `_identity`.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[_Identity, str]] = {}
         self._lock = threading.Lock()
         self.looked_up: Counter[bool] = Counter()  # whether a file's was known
+
+    def afresh(self) -> Hashes:
+        """One that knows nothing yet, for a single look at files that nobody may have changed."""
+        fresh = Hashes()
+        fresh.looked_up = self.looked_up
+        return fresh
 
     def of(self, directory: Path, names: Iterable[str]) -> dict[str, tuple[str, int]]:
         """By name; ModelError if one cannot be read."""
@@ -130,6 +139,7 @@ class Hashes:
 
 
 def _identity(descriptor: int) -> _Identity:
-    """What changes with a file's content; the last of them nobody can set."""
+    """What usually changes with a file's content. It need not: what is written through a shared mapping may change none
+    of it."""
     seen = os.fstat(descriptor)
     return seen.st_size, seen.st_mtime_ns, seen.st_ino, seen.st_dev, seen.st_ctime_ns

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sluice import __version__
+from sluice.config import toml
 from sluice.config.toml import encode
 from sluice.encryption.container import CIPHER
 from sluice.encryption.keys import NO_KEYS, Keys
@@ -113,8 +114,8 @@ def read(directory: Path) -> Manifest | None:
 def parse(text: str, shown: str = MANIFEST) -> Manifest:
     """The manifest that `text` is; ModelError names the key of the first thing wrong."""
     try:
-        document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        document = toml.parse(text)
+    except ValueError as error:
         raise complaint(shown, None, "", f"not valid TOML: {error}") from error
     try:
         return _manifest(document)

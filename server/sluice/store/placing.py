@@ -27,6 +27,14 @@ class Placed:
     directory: Path
     manifest: Manifest
     is_new: bool  # False: this very version was there already
+    note: str = ""  # what became of a signature that came with it then
+
+    @property
+    def told(self) -> str:
+        """Where it is, for people to read."""
+        if self.is_new:
+            return f"in {self.directory}"
+        return f"already in {self.directory}, {self.note or 'nothing to do'}"
 
 
 def place(

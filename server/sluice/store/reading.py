@@ -13,7 +13,12 @@ MAX_TEXT_BYTES = 16 << 20  # nobody writes more by hand; a device or a weights f
 def complaint(file: str, line: int | None, field: str, why: str) -> ModelError:
     """An error that names file, line where known, and field."""
     place = f"{file}, line {line}" if line else file
-    return ModelError(f"{place}: {field}: {why}" if field else f"{place}: {why}")
+    return ModelError(printable(f"{place}: {field}: {why}" if field else f"{place}: {why}"))
+
+
+def printable(text: str) -> str:
+    """What somebody else wrote, fit for a line of the log."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -93,8 +93,19 @@ def find(
     return _examine(repository, directory, config, also, unfinished)
 
 
+def left_without(directory: Path, alias: str) -> list[str]:
+    """The versions of a model that would be served if it had no such alias."""
+    finding = _examine(directory.parent, directory, None, without=alias)
+    return [files.version for files in finding.versions]
+
+
 def _examine(
-    repository: Path, directory: Path, config: str | None, also: str = "", unfinished: Collection[str] = ()
+    repository: Path,
+    directory: Path,
+    config: str | None,
+    also: str = "",
+    unfinished: Collection[str] = (),
+    without: str = "",
 ) -> Finding:
     name = directory.name
     if not _NAME.fullmatch(name):
@@ -109,7 +120,7 @@ def _examine(
     problems: list[tuple[str, str]] = []
     try:
         found = [number for number in _versions(directory, settings) if number not in unfinished]
-        named = aliases.read(directory)
+        named = {alias: number for alias, number in aliases.read(directory).items() if alias != without}
         wanted, problems = _choose(directory, found, settings)
         problems += [problem for problem in _missing(directory, found, named) if problem[0] not in dict(problems)]
         problems = [problem for problem in problems if problem[0] not in unfinished]

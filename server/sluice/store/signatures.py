@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from sluice.errors import ModelError, system_reason
+from sluice.errors import ModelError, SluiceError, system_reason
 from sluice.store.contents import CARD, MANIFEST, SIGNATURE, Hashes, files_of
 from sluice.store.package import LARGEST_TEXT
+from sluice.store.reading import printable
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -91,19 +92,29 @@ class Signature:
         """Who is said to have signed."""
         if not self.certificates:
             return f"key sha256:{self.hint}"
-        subject, issuer = (name.rfc4514_string() for name in (self.certificate.subject, self.certificate.issuer))
-        return _printable(f"{subject or 'a certificate without a subject'}, certified by {issuer}")
+        with self.parsing():
+            own = self.chain()[0]
+            subject, issuer = (name.rfc4514_string() for name in (own.subject, own.issuer))
+        return _short(f"{subject or 'a certificate without a subject'}, certified by {issuer}")
 
-    @property
-    def certificate(self) -> x509.Certificate:
-        """The signer's."""
+    def chain(self) -> list[x509.Certificate]:
+        """The certificates, the signer's first."""
         with packages():
             from cryptography import x509
 
+        with self.parsing():
+            return [x509.load_der_x509_certificate(one) for one in self.certificates]
+
+    @contextmanager
+    def parsing(self) -> Iterator[None]:
+        """Certificates are read as they are asked, and fail at what they like with what they like."""
         try:
-            return x509.load_der_x509_certificate(self.certificates[0])
-        except ValueError as error:
-            raise ModelError(f"{self.shown}: its certificate cannot be read: {error}") from error
+            yield
+        except SluiceError:
+            raise
+        except Exception as error:
+            why = _short(f"{type(error).__name__}: {error}")
+            raise ModelError(f"{self.shown}: its certificate cannot be read: {why}") from error
 
 
 def read(directory: Path) -> Signature | None:
@@ -122,7 +133,7 @@ def parse(text: bytes, place: str) -> Signature:
         bundle = msgspec.json.decode(text, type=_Bundle)
         predicate = msgspec.json.decode(bundle.dsseEnvelope.payload, type=_Statement).predicate
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise ModelError(f"{place}: is no signature of a model: {error}") from error
+        raise ModelError(f"{place}: is no signature of a model: {_short(str(error))}") from error
     material = bundle.verificationMaterial
     chain = material.x509CertificateChain.certificates if material.x509CertificateChain else []
     hint = material.publicKey.hint if material.publicKey and not chain else ""
@@ -132,7 +143,7 @@ def parse(text: bytes, place: str) -> Signature:
         )
     if (predicate.serialization.method, predicate.serialization.hash_type) != ("files", "sha256"):
         kind = f"{predicate.serialization.method} by their {predicate.serialization.hash_type}"
-        raise ModelError(f"{place}: is over {kind}, and not over files by their sha256; sign it anew")
+        raise ModelError(f"{place}: is over {_short(kind)}, and not over files by their sha256; sign it anew")
     return Signature(
         text,
         place,
@@ -174,7 +185,7 @@ def difference(signed: Mapping[str, str], found: Mapping[str, str]) -> str:
     wrong += [(name, "is not signed") for name in found.keys() - signed.keys()]
     wrong += [(name, "is not as it was signed") for name in signed.keys() & found.keys() if signed[name] != found[name]]
     more = f"; and {len(wrong) - _COMPLAINTS} more" if len(wrong) > _COMPLAINTS else ""
-    return "; ".join(f"{_printable(name)} {why}" for name, why in sorted(wrong)[:_COMPLAINTS]) + more
+    return "; ".join(f"{_short(name)} {why}" for name, why in sorted(wrong)[:_COMPLAINTS]) + more
 
 
 @contextmanager
@@ -194,9 +205,8 @@ def shown(directory: Path) -> str:
     return "/".join((*directory.absolute().parts[-2:], SIGNATURE))
 
 
-def _printable(text: str) -> str:
-    """What somebody else wrote, fit for a line of the log."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text[:_LONGEST])
+def _short(text: str) -> str:
+    return printable(text[:_LONGEST])
 
 
 def read_bytes(path: Path, place: str) -> bytes:

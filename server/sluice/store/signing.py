@@ -19,12 +19,14 @@ from sluice.store import manifest
 from sluice.store.contents import CARD, SIGNATURE, Hashes
 from sluice.store.manifest import write_text
 from sluice.store.package import sealed
+from sluice.store.reading import printable
 from sluice.store.signatures import Signature, content, difference, must_be_over, packages, parse, read_bytes, shown
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
 
+_LONGEST = 200  # letters of what others say, in messages
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 # How a signature says what it is over, for the tools of others.
 _KIND = {"method": "files", "hash_type": "sha256", "allow_symlinks": True, "ignore_paths": [CARD, SIGNATURE]}
@@ -73,9 +75,9 @@ def verify(signature: Signature, found: Mapping[str, str], keys: Sequence[Truste
     sha256; ModelError if there is none."""
     found = must_be_over(signature, found)
     by_certificate = bool(signature.certificates)
-    if by_certificate and (why := _unfit(signature.certificate)):
-        raise ModelError(f"{signature.shown}: the certificate of {signature.signer} {why}")
     able = [key for key in keys if by_certificate == (not key.fingerprint)]
+    if by_certificate:
+        _must_be_for_signing(signature, able)
     if signature.hint:
         able = [key for key in able if key.fingerprint == signature.hint]
     reason = ""
@@ -85,8 +87,8 @@ def verify(signature: Signature, found: Mapping[str, str], keys: Sequence[Truste
         if failure is None:
             return key
         if reached:  # it is authentic, but of other files
-            raise ModelError(f"{signature.shown}: {difference(signature.digests, found) or failure}")
-        reason = f": {type(failure).__name__}: {failure}".rstrip(": ")
+            raise ModelError(f"{signature.shown}: {difference(signature.digests, found) or printable(str(failure))}")
+        reason = _why(failure)
     if by_certificate or not able:
         names = ", ".join(str(key.path) for key in keys) or "none"
         raise ModelError(
@@ -95,23 +97,41 @@ def verify(signature: Signature, found: Mapping[str, str], keys: Sequence[Truste
     raise ModelError(f"{signature.shown}: is not what {signature.signer} signed{reason}")
 
 
-def _unfit(certificate: x509.Certificate) -> str:
-    """Why models cannot be signed with it: whoever certifies web servers as well does not mean them."""
+def _must_be_for_signing(signature: Signature, trusted: Sequence[TrustedKey]) -> None:
+    """ModelError unless the signer's certificate, and those between it and a trusted one, are for signing models:
+    whoever certifies web servers as well does not mean them."""
     from cryptography import x509
     from cryptography.x509.oid import ExtendedKeyUsageOID
 
-    try:
-        extensions = certificate.extensions
-        if not extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature:
-            return "has not the key usage digitalSignature"
-    except (ValueError, x509.ExtensionNotFound):
-        return "does not say that its key usage is digitalSignature"
-    try:
-        purposes = extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return ""
     fit = {ExtendedKeyUsageOID.CODE_SIGNING, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
-    return "" if fit & {*purposes} else "is for other purposes than codeSigning"
+    roots = [root for key in trusted for root in _certificates(key.text, key.path)]
+    own, *between = signature.chain()
+    with signature.parsing():
+        try:
+            usage = own.extensions.get_extension_for_class(x509.KeyUsage).value
+            why = "" if usage.digital_signature else "has not the key usage digitalSignature"
+        except x509.ExtensionNotFound:
+            why = "does not say that its key usage is digitalSignature"
+        if why:
+            raise ModelError(f"{signature.shown}: the certificate of {signature.signer} {why}")
+        for certificate in (own, *(one for one in between if one not in roots)):
+            try:
+                purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+            except x509.ExtensionNotFound:
+                continue
+            if not fit & {*purposes}:
+                whose = "the certificate" if certificate is own else "an authority's certificate in the chain"
+                raise ModelError(
+                    f"{signature.shown}: {whose} of {signature.signer} is for other purposes than codeSigning"
+                )
+
+
+def _why(failure: Exception) -> str:
+    """What the packages say of it goes on for lines, with whatever stands in the file."""
+    kind = type(failure)
+    if kind.__module__.partition(".")[0] in ("pydantic", "pydantic_core"):
+        return ": it has not the form of a signature"
+    return f": {printable(f'{kind.__name__}: {failure}'.strip(': '))[:_LONGEST]}"
 
 
 def _try(signature: Signature, found: Mapping[str, str], key: TrustedKey) -> tuple[bool, Exception | None]:
@@ -269,8 +289,8 @@ def _certificates(text: bytes, where: Path | str) -> list[x509.Certificate]:
 
         try:
             return x509.load_pem_x509_certificates(text)
-        except ValueError as error:
-            raise ModelError(f"{where}: is no certificate in PEM: {error}") from error
+        except Exception as error:  # by whatever it is that it cannot be
+            raise ModelError(f"{where}: is no certificate in PEM: {printable(str(error))[:_LONGEST]}") from error
 
 
 def _pem(certificates: Sequence[x509.Certificate]) -> bytes:

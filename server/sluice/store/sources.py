@@ -16,15 +16,17 @@ from urllib.parse import unquote, urlsplit
 from sluice.errors import ModelError, system_reason
 from sluice.store import card, manifest, mlflow, objects, oci, placing, trees, unpacking
 from sluice.store.blobs import key_of
-from sluice.store.contents import CARD, files_of, is_beside
+from sluice.store.contents import CARD, SIGNATURE, files_of, is_beside
 from sluice.store.download import Downloaded, Rules, download, shown
 from sluice.store.fetching import Means, fetched
+from sluice.store.joining import joined
 from sluice.store.manifest import Manifest
 from sluice.store.object_systems import SCHEMES
 from sluice.store.objects import Store
 from sluice.store.package import Progress
 from sluice.store.parts import Parts
 from sluice.store.placing import Placed
+from sluice.store.signatures import read_bytes
 
 __all__ = ["Means", "Wanted", "pull"]
 
@@ -85,7 +87,9 @@ def _directory(path: Path, wanted: Wanted, progress: Progress) -> Placed:
             manifest.verify(path, content)
         return _filled(staging, target, _Files(path, names, content, origin), progress)
 
-    return placing.place(wanted.models, wanted.name or _usual(place, content), wanted.number, make, content)
+    placed = placing.place(wanted.models, wanted.name or _usual(place, content), wanted.number, make, content)
+    own = path / SIGNATURE
+    return joined(placed, read_bytes(own, str(own)) if content is not None and own.is_file() else None)
 
 
 @dataclass(frozen=True)
@@ -245,7 +249,7 @@ def _tree(address: objects.Address, wanted: Wanted, parts: Parts, means: Means) 
         _must_be_model(Path(f"/{address.scheme}:/{address.path}"), tree.names, hint)
     name = wanted.name or _usual(place, content)
     if content is not None and (there := placing.present(wanted.models, name, wanted.number, content)):
-        return there
+        return joined(there, trees.signature(tree, parts, means))
     with trees.brought(tree, parts, means) as directory:
         files = _Files(directory, tree.names, content, _Origin(f"{address}/", f"{address}/"))
 

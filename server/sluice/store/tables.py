@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from sluice.store.reading import did_you_mean
@@ -48,6 +48,10 @@ def whole(value: Any) -> int:
 def time(value: Any) -> datetime:
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError(f"must be a time with its zone, as 2026-01-31T12:00:00Z, not {value!r}")
+    try:
+        value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"must be a time of the years 1 to 9999 in UTC, not {value!r}") from error
     return value
 
 

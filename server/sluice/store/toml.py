@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sluice.config.toml import parse
 from sluice.errors import ModelError
 from sluice.spec import DATATYPES
 from sluice.store import origin
@@ -196,13 +197,13 @@ def read(path: Path) -> Said:
     file = f"{path.parent.name}/{path.name}"
     text = read_text(path, file)
     try:
-        document = tomllib.loads(text)
+        document = parse(text)
     except tomllib.TOMLDecodeError as error:
         place = _DECODE_PLACE.search(str(error))
         line = int(place[1]) if place and place[1] else text.count("\n") + 1
         raise complaint(file, line, "", f"not valid TOML: {_DECODE_PLACE.sub('', str(error))}") from error
-    except RecursionError as error:
-        raise complaint(file, None, "", "is nested too deeply") from error
+    except ValueError as error:
+        raise complaint(file, None, "", str(error)) from error
     return _Document(file, text, path.parent).read(document)
 
 

@@ -19,7 +19,7 @@ import msgspec
 
 from sluice.errors import ModelError
 from sluice.store import blobs, contents, manifest
-from sluice.store.contents import MANIFEST
+from sluice.store.contents import MANIFEST, SIGNATURE
 from sluice.store.download import Downloaded
 from sluice.store.fetching import Means, clear_errors, fetched, not_in_cache
 from sluice.store.manifest import Manifest
@@ -79,6 +79,16 @@ def brought(tree: Tree, parts: Parts, means: Means) -> Iterator[Path]:
                 _remember(tree.address, sha256, place, means)
         finally:
             shutil.rmtree(place)
+
+
+def signature(tree: Tree, parts: Parts, means: Means) -> bytes | None:
+    """The version's signature alone, if it has one."""
+    if SIGNATURE not in (tree.objects or tree.sha256):
+        return None
+    with clear_errors(means.cache):
+        found, sha256 = tree.objects.get(SIGNATURE), tree.sha256.get(SIGNATURE, "")
+        with _file(tree.address, SIGNATURE, found, sha256, parts, means) as held:
+            return held.read_bytes()
 
 
 def _listed(address: Address, parts: Parts) -> dict[str, Object]:

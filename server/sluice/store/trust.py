@@ -7,7 +7,7 @@ all. They are read anew each time, so that a key can be replaced while a server 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,12 @@ class Trust:
                 signing.trusted_key(path)
             except ModelError as error:
                 raise ConfigError(f"models.trusted_keys: {error.message}") from error
+
+    def warn_of_nobody(self, models: Collection[str]) -> None:
+        """A key for a model that is not there is likely a slip of the pen, and others count for whichever was meant."""
+        for scope, path in self._models.keys:
+            if scope and "/" not in scope and scope not in models:
+                log.warning("models.trusted_keys: '%s=%s' is for a model that is not in the repository", scope, path)
 
     def keys_for(self, model: str, source: str) -> list[Path]:
         """Whose signatures count for it."""

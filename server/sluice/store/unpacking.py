@@ -12,6 +12,7 @@ from pathlib import Path
 from sluice.errors import ModelError
 from sluice.store import manifest, placing, repository
 from sluice.store.contents import CARD, MANIFEST, SIGNATURE
+from sluice.store.joining import joined
 from sluice.store.manifest import Manifest
 from sluice.store.package import Package, Progress, silent
 from sluice.store.placing import Placed
@@ -34,7 +35,7 @@ def unpack(
             _write(package, parent, staging, target, progress)
             return package.manifest
 
-        return placing.place(models, name, number, make, package.manifest)
+        return joined(placing.place(models, name, number, make, package.manifest), package.signature())
 
 
 def find_parent(package: Package, models: Path) -> tuple[Path, Manifest] | None:

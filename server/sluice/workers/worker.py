@@ -377,12 +377,14 @@ class Worker:
                     await self._warm(life, resident)
                 else:  # unloaded meanwhile
                     life.unload(key)
-            except ModelError as error:
-                log.error("worker %s cannot load %s again: %s", self.device.name, key, error.message)
-                life.refused[key] = error.message
-                self._around.changed()
             except WorkerLost:
                 return  # its next life begins anew
+            except Exception as error:  # whatever is wrong with one version must not keep the worker from all others
+                expected = isinstance(error, ModelError)
+                reason = error.message if isinstance(error, ModelError) else f"internal error: {error!r:.200}"
+                log.error("worker %s cannot load %s again: %s", self.device.name, key, reason, exc_info=not expected)
+                life.refused[key] = reason
+                self._around.changed()
 
     async def _load_again(self, life: Life, resident: Resident) -> None:
         """A version that ends the process in which it is loaded must not keep the worker from all others."""

@@ -4,10 +4,12 @@ import getpass
 import json
 from pathlib import Path
 
+import graphs
 import pytest
 
 from sluice.cli.main import main
 from sluice.store import aliases
+from sluice.store.manifest import seal
 
 Captured = pytest.CaptureFixture[str]
 
@@ -85,3 +87,19 @@ def test_what_cannot_be_is_said(capsys: Captured) -> None:
     ):
         assert run(*arguments) == 1
         assert reason in capsys.readouterr().err
+
+
+def test_what_would_answer_without_production_must_be_approved(
+    repository: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in ("1", "2"):
+        graphs.tagger(repository, "m", number)
+    assert run("promote", "m", "1") == 0
+    monkeypatch.setenv("SLUICE_MODELS__APPROVAL", "evaluated")
+    assert run("models", "unalias", "m", "production") == 1
+    assert "version 2 would answer, and is not approved: it is not sealed" in capsys.readouterr().err
+    assert aliases.read(repository / "m") == {"production": "1"}
+    digest = seal(repository / "m" / "2").digest()
+    seal(repository / "m" / "2", metrics={"evaluation.verdict": "passed", "evaluation.digest": digest})
+    assert run("models", "unalias", "m", "production") == 0
+    assert aliases.read(repository / "m") == {}

@@ -267,3 +267,13 @@ def test_a_weight_is_a_positive_number(wrong: str) -> None:
 
 def test_a_tenant_header_is_a_header() -> None:
     assert "expected a header name" in complaint('[scheduler]\ntenant_header = "not: one"')
+
+
+@pytest.mark.parametrize(
+    ("value", "why"), [("1" * 5000, "a number beyond 64 bits"), ("[" * 50_000, "nested too deeply")]
+)
+def test_a_file_that_no_reader_should_have_to_take(tmp_path: Path, value: str, why: str) -> None:
+    path = tmp_path / "odd.toml"
+    path.write_text(f"[server]\nhttp_port = {value}\n")
+    with pytest.raises(ConfigError, match=rf"odd\.toml: .*{why}"):
+        load(path, {}, {})

@@ -3,10 +3,11 @@
 import tomllib
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sluice.config.toml import encode, key_lines
+from sluice.config.toml import encode, key_lines, parse
 
 
 def test_every_way_to_write_a_key_is_found() -> None:
@@ -69,3 +70,20 @@ def test_an_encoded_value_reads_back(value: object) -> None:
 
 def test_a_path_is_a_string() -> None:
     assert encode(Path("a/b")) == '"a/b"'
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (f"a = {'1' * 5000}", "has a number beyond 64 bits"),
+        (f"a = [{{ b = 0x{'f' * 5000} }}]", "has a number beyond 64 bits"),
+        ("a = 9223372036854775808", "has a number beyond 64 bits"),
+        (f"a = {'[' * 50_000}", "is nested too deeply"),
+        (f"a = {'[' * 100}{']' * 100}", "is nested too deeply"),
+        (f"x{'.x' * 20_000} = 1", "is nested too deeply"),
+    ],
+)
+def test_what_no_reader_should_have_to_take(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse(text)
+    assert parse("a = -9223372036854775808\nb = [[{ c.d.e = 1 }]]")["a"] == -(1 << 63)

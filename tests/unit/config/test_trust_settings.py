@@ -1,9 +1,11 @@
 """Settings of signatures, as they are written."""
 
+import base64
 from pathlib import Path
 
 import pytest
 
+from sluice.cli.main import main
 from sluice.config.sources import load
 from sluice.errors import ConfigError
 
@@ -54,3 +56,23 @@ def test_who_asks_for_signatures_says_whose(text: str) -> None:
 def test_an_evaluation_needs_no_keys() -> None:
     Path("sluice.toml").write_text('[models]\napproval = ["evaluated"]\n')
     assert load(None, {}, {}).settings.models.approval == ["evaluated"]
+
+
+KEY = base64.b64encode(bytes(range(32))).decode()
+
+
+@pytest.mark.parametrize("key", [KEY, KEY.rstrip("="), bytes(range(32)).hex(), f"{KEY},{KEY}"])
+def test_a_key_in_place_of_its_file_is_not_shown(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for given in (f"key_file = '{key}'", f"key_file = ['{key}']"):
+        told = complaint(given)
+        assert told.startswith("sluice.toml:2: models.key_file must be the path of a file")
+        assert key not in told
+    Path("sluice.toml").unlink()
+    with pytest.raises(ConfigError) as caught:
+        load(None, {"SLUICE_MODELS__KEY_FILE": key}, {})
+    assert key not in caught.value.message
+    assert main(["config", "--key-file", key]) != 0
+    said = capsys.readouterr()
+    assert key not in said.out + said.err
+    Path(KEY).write_text("it happens to be called so")
+    assert load(None, {"SLUICE_MODELS__KEY_FILE": KEY}, {}).settings.models.key_file == Path(KEY)

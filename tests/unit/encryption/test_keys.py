@@ -123,3 +123,10 @@ def test_a_process_that_has_keys_is_not_in_core_dumps() -> None:
     ]
     assert filters[0] != 0
     assert filters[1] == 0
+
+
+@pytest.mark.parametrize("text", [BASE64, FIRST.hex()])
+def test_a_key_in_place_of_its_file_is_not_shown(text: str) -> None:
+    with pytest.raises(ModelError, match="looks like a key itself") as error:
+        Keys.given({FILE_VARIABLE: text}).first()
+    assert text not in error.value.message

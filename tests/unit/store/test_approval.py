@@ -28,7 +28,7 @@ def version(tmp_path: Path) -> Path:
 
 
 def rules(*approval: str, key: Path | None = None) -> Approval:
-    return Approval.of(Models.model_validate({"approval": approval, "trusted_keys": [str(key)] if key else []}))
+    return Approval(Models.model_validate({"approval": approval, "trusted_keys": [str(key)] if key else []}))
 
 
 def evaluated(directory: Path, **changed: str) -> None:

@@ -251,6 +251,8 @@ def edited(version: Path, old: str, new: str) -> Path:
         ("size = ", "size = -", 'files."extra/labels.txt".size: must be a whole number'),
         ("sha256 = ", 'sha256 = "x" #', 'files."extra/labels.txt".sha256: must be like'),
         ("[files.", "[[files.", "not valid TOML"),
+        ("manifest = 1", f"manifest = {'1' * 5000}", "not valid TOML: has a number beyond 64 bits"),
+        ("manifest = 1", f"manifest = {'[' * 50_000}", "not valid TOML: is nested too deeply"),
         ("manifest = 1", "manifest = 1\nparents = 1", "parents: must be written as [[parents]]"),
         ("manifest = 1", 'manifest = 1\nsource = "a\\u001b"', "source: must be a text in one line"),
         ("manifest = 1", "manifest = 1\nmetrics = { a = true }", "metrics: 'a': must be a number or a text"),

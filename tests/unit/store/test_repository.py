@@ -229,3 +229,17 @@ def test_a_default_priority_beyond_the_levels(tmp_path: Path) -> None:
     assert finding.settings.default_priority == 1
     _put(tmp_path / "m/model.toml", "priority_levels = 2\ndefault_priority = 3")
     assert "default_priority: 3 is beyond the 2 priority_levels" in _only_problem(find(tmp_path, "m"))
+
+
+@pytest.mark.parametrize("file", ["aliases.toml", "model.toml", "config.pbtxt"])
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 50_000, f"0x{'f' * 5000}"], ids=["long", "deep", "hexadecimal"])
+def test_nothing_in_a_file_of_one_model_stops_the_others(tmp_path: Path, file: str, value: str) -> None:
+    for name in ("bad", "good"):
+        (tmp_path / name / "1").mkdir(parents=True)
+        (tmp_path / name / "1" / "model.onnx").write_bytes(b"")
+    key = {"aliases.toml": "production =", "model.toml": "max_queue =", "config.pbtxt": "max_batch_size:"}[file]
+    (tmp_path / "bad" / file).write_text(f"{key} {value}")
+    bad, good = scan(tmp_path)
+    assert [found.version for found in good.versions] == ["1"]
+    assert not bad.versions
+    assert bad.problems[0][1].startswith(f"bad/{file}")

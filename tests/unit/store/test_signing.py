@@ -13,6 +13,7 @@ from typing import Any
 import graphs
 import pytest
 import signers
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -21,7 +22,7 @@ from hypothesis import strategies as st
 from signers import Signer
 
 from sluice.errors import ModelError
-from sluice.store import signatures, signing
+from sluice.store import manifest, signatures, signing
 from sluice.store.contents import Hashes
 from sluice.store.manifest import seal
 from sluice.store.signatures import Signature
@@ -282,6 +283,70 @@ def test_a_certificate_must_be_for_signing(
         assert f"the certificate of CN=clerk, certified by CN=root {why}" in refused(version, root.certified)
     else:
         verify(version, root.certified)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "fit"),
+    [
+        (ExtendedKeyUsageOID.SERVER_AUTH, False),
+        (ExtendedKeyUsageOID.CODE_SIGNING, True),
+        (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE, True),
+    ],
+)
+def test_who_certifies_web_servers_cannot_certify_signers(
+    tmp_path: Path, version: Path, purpose: x509.ObjectIdentifier, fit: bool
+) -> None:
+    root = signers.signer(tmp_path / "keys", "root", authority=True, certifies_for=ExtendedKeyUsageOID.SERVER_AUTH)
+    team = signers.signer(tmp_path / "keys", "team", root, authority=True, certifies_for=purpose)
+    ann = signers.signer(tmp_path / "keys", "ann", team)
+    certified(version, ann, team, root)  # what a root says of itself is its holder's, who trusts it
+    if fit:
+        verify(version, root.certified)
+    else:
+        why = "an authority's certificate in the chain of CN=ann, certified by CN=team is for other purposes"
+        assert why in refused(version, root.certified)
+
+
+def spoil(directory: Path, old: bytes, new: bytes) -> None:
+    """Change the signer's certificate."""
+
+    def change(document: dict[str, Any]) -> None:
+        own = document["verificationMaterial"]["x509CertificateChain"]["certificates"][0]
+        changed = base64.b64decode(own["rawBytes"]).replace(old, new)
+        own["rawBytes"] = base64.b64encode(changed).decode()
+
+    edit(directory, change)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\x55\x1d\x13", b"\x55\x1d\x0f"),  # an extension twice
+        (b"\x55\x1d\x25", b"\x55\x1d\x11"),  # one that is of another kind
+        (b"bobby", b"bo\xffby"),
+        (b"root", b"r\xffot"),
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x09"),  # a version of the format that there is not
+    ],
+    ids=["twice", "kind", "subject", "issuer", "version"],
+)
+def test_a_malformed_certificate_is_refused(
+    tmp_path: Path, version: Path, root: Signer, old: bytes, new: bytes
+) -> None:
+    certified(version, signers.signer(tmp_path / "keys", "bobby", root))
+    spoil(version, old, new)
+    assert "tagger/1/model.sig: its certificate cannot be read: " in refused(version, root.certified)
+
+
+def test_what_others_wrote_is_no_line_of_the_log(version: Path, ann: Signer) -> None:
+    sign(version, ann)
+    edit(version, lambda document: document.update({"x\n2026-01-01 INFO all is signed\x1b[31m": 1}))
+    reason = refused(version, ann.public)
+    assert reason.endswith(" signed: it has not the form of a signature")
+    assert reason.isprintable()
+    (version / "manifest.toml").write_text('"a\\n2026-01-01 INFO all is well\\u001b[31m" = 1\nmanifest = 1\n')
+    with pytest.raises(ModelError) as caught:
+        manifest.read(version)
+    assert caught.value.message.isprintable()
 
 
 def test_a_signature_outlives_its_certificate(tmp_path: Path, version: Path, root: Signer) -> None:

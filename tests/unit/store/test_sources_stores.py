@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import signers
 from graphs import identity
 from objectstores import BUCKET, SERVERS, ObjectStore, Proxy, missing
 
 from sluice.errors import ModelError
-from sluice.store import manifest
+from sluice.store import manifest, signing
 from sluice.store.blobs import Cache
 from sluice.store.download import Rules
 from sluice.store.packing import pack
@@ -331,6 +332,19 @@ def test_a_sealed_directory_comes_as_it_is(
     assert len(store.proxy.stretches) == read  # not even the manifest, which did not change
     assert means.cache.partials() == []
     nothing_secret(means, wanted)
+
+
+def test_a_signature_that_was_made_later_is_brought_alone(
+    store: ObjectStore, directory: str, version: Path, wanted: Wanted, means: Means, tmp_path: Path
+) -> None:  # fmt: skip
+    done = pull(directory, wanted, means)
+    ann = signers.signer(tmp_path / "keys", "ann")
+    text = signing.sign(version, signing.Identity(ann.key.read_bytes())).text
+    upload(version, store)
+    asked = len(store.proxy.stretches)
+    assert "the signature that came with it" in pull(directory, wanted, means).note
+    assert (done.directory / "model.sig").read_bytes() == text
+    assert {name for name, _ in store.proxy.stretches[asked:]} <= {"manifest.toml", "model.sig"}
 
 
 def test_an_unsealed_directory_is_sealed_and_found_again(

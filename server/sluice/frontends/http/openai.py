@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class EmbeddingsBody(msgspec.Struct):
     input: str | list[str | int | list[int]]
     model: str = ""
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = None
     user: str | None = None
     prompt_name: str | None = None  # ours, beyond what OpenAI has

@@ -34,11 +34,11 @@ class Document(msgspec.Struct):
 
 
 class DocumentsBody(msgspec.Struct):
-    query: str
+    query: str | Document
     documents: list[str | Document]
     model: str = ""
     top_n: int | None = None
-    return_documents: bool = False
+    return_documents: bool | None = False
     max_tokens_per_doc: int | None = None
 
 
@@ -66,7 +66,7 @@ class InferenceParameters(msgspec.Struct):
 class InferenceBody(msgspec.Struct):
     model_id: str
     input: str | Pair | list[str | Pair | list[str]]
-    parameters: InferenceParameters = msgspec.field(default_factory=InferenceParameters)
+    parameters: InferenceParameters | None = None
 
 
 _RERANK = msgspec.json.Decoder(DocumentsBody)
@@ -94,7 +94,8 @@ class Rerank:
         timeline = Timeline()
         wanted = schema.decode(_RERANK, await self._read(exchange))
         documents = [one if isinstance(one, str) else one.text for one in wanted.documents]
-        response, scores = await self._ranked(exchange, wanted.model, wanted.query, documents, timeline)
+        query = wanted.query if isinstance(wanted.query, str) else wanted.query.text
+        response, scores = await self._ranked(exchange, wanted.model, query, documents, timeline)
         results: list[dict[str, Any]] = [
             {"index": index, "relevance_score": scores[index]}
             | ({"document": {"text": documents[index]}} if wanted.return_documents else {})
@@ -179,7 +180,8 @@ class Rerank:
         profile = model[2].profile
         single = not isinstance(wanted.input, list)
         texts = _any_texts(wanted.input if isinstance(wanted.input, list) else [wanted.input])
-        wrong = wanted.parameters.dimensions
+        parameters = wanted.parameters or InferenceParameters()
+        wrong = parameters.dimensions
         if wrong is not None and wrong < 1:
             raise InvalidRequest(f"parameters.dimensions: must be at least 1, not {wrong}")
         tagging = profile.task == "token-classification"
@@ -189,17 +191,17 @@ class Rerank:
         if profile.task == "rerank" and plain:
             raise InvalidRequest(f"input: '{wanted.model_id}' says how well two texts go together; send pairs")
         if profile.task in ("embedding", "sparse") and len(plain) == len(texts):
-            texts = [*prompted(plain, model[2], wanted.parameters.prompt_name)]
+            texts = [*prompted(plain, model[2], parameters.prompt_name)]
         response = await self._texts.ask(
             exchange,
             model,
             texts,
             at="input",
             timeline=timeline,
-            truncate=wanted.parameters.truncate,
+            truncate=parameters.truncate,
             offsets=tagging,
         )
-        output = await one_by_one(self._answers(response, texts, profile.task, wanted.parameters))
+        output = await one_by_one(self._answers(response, texts, profile.task, parameters))
         value = {
             "model_id": wanted.model_id,
             "model_version": response.version,

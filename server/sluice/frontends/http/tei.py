@@ -63,6 +63,7 @@ class TextEmbeddingsInference:
             *routes,
             Route("GET", "/info", self.info, error_reply),
             Route("GET", "/health", self.health, error_reply),
+            Route("GET", "/ping", self.health, error_reply),
             Route("POST", "/", self.whatever, error_reply),
             Route("POST", "/models/{model}", self.whatever, error_reply),
             Route("POST", "/models/{model}/pipeline/{task}", self.whatever, error_reply),
@@ -162,12 +163,11 @@ class TextEmbeddingsInference:
         return await self._similarity(exchange, wanted, timeline)
 
     async def _similarity(self, exchange: Exchange, wanted: SimilarityBody, timeline: Timeline) -> Reply:
+        parameters = wanted.parameters or bodies.SimilarityParameters()
         check_count(wanted.inputs.sentences, "inputs.sentences")
         model = self._model(exchange, wanted.model, "embedding")
-        texts = prompted(
-            [wanted.inputs.source_sentence, *wanted.inputs.sentences], model[2], wanted.parameters.prompt_name
-        )
-        asked = Asked(truncate=wanted.parameters.truncate, truncation_direction=wanted.parameters.truncation_direction)
+        texts = prompted([wanted.inputs.source_sentence, *wanted.inputs.sentences], model[2], parameters.prompt_name)
+        asked = Asked(truncate=parameters.truncate, truncation_direction=parameters.truncation_direction)
         response = await self._texts.ask(
             exchange, model, texts, at="inputs", timeline=timeline, truncate=asked.direction
         )
@@ -255,10 +255,10 @@ class TextEmbeddingsInference:
         """What the model is for, as Hugging Face's clients ask when they are given an address."""
         timeline = Timeline()
         content = await self._read(exchange)
-        wanted = exchange.path.get("task", "")
-        if wanted == "sentence-similarity" or b"source_sentence" in content[:4096]:
+        wanted = schema.decode(bodies.WHATEVER, content)
+        if exchange.path.get("task") == "sentence-similarity" or wanted.compares:
             return await self._similarity(exchange, schema.decode(bodies.SIMILARITY, content), timeline)
-        _, _, text = self._model(exchange, schema.decode(bodies.NAMED, content).model)
+        _, _, text = self._model(exchange, wanted.model)
         if text.profile.task in ("embedding", "sparse"):
             asked = schema.decode(bodies.EMBED, content)
             response = await self._embedded(exchange, asked, timeline, text.profile.task)
@@ -270,7 +270,7 @@ class TextEmbeddingsInference:
 
     async def _pipeline(self, exchange: Exchange, wanted: PipelineBody, timeline: Timeline) -> Reply:
         """Classes as transformers' pipelines give them: a list of them for each text, also for a single one."""
-        parameters = wanted.parameters
+        parameters = wanted.parameters or bodies.PipelineParameters()
         if parameters.top_k is not None and parameters.top_k < 1:
             raise InvalidRequest(f"parameters.top_k: must be at least 1, not {parameters.top_k}")
         single, texts = _texts_or_pairs(wanted.inputs)
@@ -278,7 +278,9 @@ class TextEmbeddingsInference:
         if model[2].profile.task == "token-classification":
             wanted.aggregation_strategy = parameters.aggregation_strategy
             return await self._spans(exchange, model, wanted, single, texts, timeline)
-        response = await self._texts.ask(exchange, model, texts, at="inputs", timeline=timeline, truncate="right")
+        response = await self._texts.ask(
+            exchange, model, texts, at="inputs", timeline=timeline, truncate=model[2].profile.truncate or "right"
+        )
         found = answers.classes(response, parameters.function_to_apply)
         value = await one_by_one(
             [{"score": one.score, "label": one.label} for one in each[: parameters.top_k]] for each in found

@@ -42,12 +42,20 @@ class PipelineParameters(msgspec.Struct):
     aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"
 
 
-class Named(msgspec.Struct):
+class Whatever(msgspec.Struct):
+    """As much as tells what is wanted."""
+
+    inputs: msgspec.Raw = msgspec.Raw(b"")
     model: str = ""
+
+    @property
+    def compares(self) -> bool:
+        """It brings a sentence and others, not texts."""
+        return bytes(self.inputs).lstrip()[:1] == b"{"
 
 
 class PipelineBody(PredictBody, kw_only=True):
-    parameters: PipelineParameters = msgspec.field(default_factory=PipelineParameters)
+    parameters: PipelineParameters | None = None
 
 
 class RerankBody(Asked, kw_only=True):
@@ -70,7 +78,7 @@ class SimilarityParameters(msgspec.Struct):
 
 class SimilarityBody(msgspec.Struct):
     inputs: Sentences
-    parameters: SimilarityParameters = msgspec.field(default_factory=SimilarityParameters)
+    parameters: SimilarityParameters | None = None
     model: str = ""
 
 
@@ -87,7 +95,7 @@ class DecodeBody(msgspec.Struct):
     model: str = ""
 
 
-NAMED = msgspec.json.Decoder(Named)
+WHATEVER = msgspec.json.Decoder(Whatever)
 EMBED = msgspec.json.Decoder(EmbedBody)
 PREDICT = msgspec.json.Decoder(PredictBody)
 PIPELINE = msgspec.json.Decoder(PipelineBody)

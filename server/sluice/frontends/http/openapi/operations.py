@@ -125,7 +125,8 @@ def _tei() -> Iterator[Operation]:
     summary = "About the model."
     yield Operation("GET", "/info", TEI, summary, shapes.Info, errors=(404, 422, 503), query={"model": "Which one."})
     summary = "Whether the server is ready; there is no body."
-    yield Operation("GET", "/health", TEI, summary, None, statuses=(200, 503))
+    for path in ("/health", "/ping"):
+        yield Operation("GET", path, TEI, summary, None, statuses=(200, 503))
     summary = "What the model is for, in the form of transformers' pipelines."
     for path in ("/", "/models/{model}", "/models/{model}/pipeline/{task}"):
         yield post(path, summary, whatever, shapes.Pipeline, {"inputs": _TEXT}, vectors[:1])
