@@ -7,10 +7,8 @@ state's reason and touches no other.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
-import os
 import shutil
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
@@ -19,9 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from sluice.errors import SluiceError
-from sluice.loading import Loader, Version, fingerprint_of
+from sluice.loading import Loader, Version
 from sluice.replacing import Replacement, Replacer
 from sluice.store import aliases
+from sluice.store.fingerprint import fingerprint_of, tried_of
 from sluice.store.repository import Finding, VersionFiles
 from sluice.versions import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, Status, Versions, full_name
 
@@ -198,7 +197,7 @@ class Follower:
         status = self._models[files.model].get(files.version)
         if status is None or status.version is not None or status.tried is None:
             return ""
-        return status.reason if status.tried == await asyncio.to_thread(_tried, files) else ""
+        return status.reason if status.tried == await asyncio.to_thread(tried_of, files) else ""
 
     def _is_live(self, number: str, name: str) -> bool:
         status = self._models[name].get(number)
@@ -269,7 +268,7 @@ class Follower:
         statuses = self._models[files.model]
         if statuses[files.version].version is None:
             status = statuses[files.version] = Status(UNAVAILABLE, reason, lost=_lost(statuses[files.version]))
-            status.tried = await asyncio.to_thread(_tried, files)
+            status.tried = await asyncio.to_thread(tried_of, files)
         return reason
 
     async def _drain_replaced(self, version: Version) -> None:
@@ -398,17 +397,3 @@ def _only_the_way_back(named: Mapping[str, str]) -> str:
     number = named.get(aliases.PREVIOUS, "")
     others = {value for alias, value in named.items() if alias != aliases.PREVIOUS}
     return number if aliases.PRODUCTION in named and number not in others else ""
-
-
-def _tried(files: VersionFiles) -> object:
-    """Equal while there is no reason to try again what failed: neither its files changed nor what is said of them."""
-    beside = []
-    try:
-        with os.scandir(files.directory) as entries:
-            for entry in entries:
-                with contextlib.suppress(OSError):
-                    seen = entry.stat()
-                    beside.append((entry.name, seen.st_mtime_ns, seen.st_size))
-    except OSError:  # gone since, or going: it is tried again when it is there
-        pass
-    return fingerprint_of(files), sorted(beside)

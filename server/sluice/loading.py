@@ -33,7 +33,7 @@ from sluice.spec import ModelSpec, Padding, Signature
 from sluice.store import inspection, learned, manifest, python_policy
 from sluice.store.approval import Approval
 from sluice.store.axes import build_spec, signature_from_settings
-from sluice.store.contents import Hashes, is_beside
+from sluice.store.contents import Hashes
 from sluice.store.graph_inspection import Inspected
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
@@ -140,9 +140,7 @@ class Loader:
 
     async def verify(self, files: VersionFiles) -> None:
         """ModelError if the version may not be loaded as its files are."""
-        await asyncio.to_thread(
-            _verify, files, self._hashes, self._trust, self._settings.pickle_directories, self._keys
-        )
+        await asyncio.to_thread(self._look_over, files)
 
     async def load(
         self, files: VersionFiles, fingerprint: object, old: Version | None, place: Place | None = None
@@ -406,15 +404,3 @@ def _identity(files: VersionFiles, key: str) -> Identity:
     """Sealed files are the same wherever they lie; others are known to this server only, as long as they are loaded."""
     said = manifest.read(files.directory)
     return Identity(said.digest(), True) if said is not None else Identity(key, False)
-
-
-def fingerprint_of(files: VersionFiles) -> object:
-    """Equal for a version whose files and settings did not change; what its manifest or card adds changes nothing. A
-    file's time can be set back, but for the last one."""
-    try:
-        paths = [path for path in files.directory.rglob("*") if not is_beside(path.relative_to(files.directory))]
-        looked = ((str(path), path.stat()) for path in paths)
-        seen = sorted((path, at.st_size, at.st_mtime_ns, at.st_ino, at.st_ctime_ns) for path, at in looked)
-    except OSError:
-        seen = []
-    return files.settings, files.directory, seen

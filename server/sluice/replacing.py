@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from sluice.config import settings as config
 from sluice.errors import ModelError, NoRoom, SluiceError
-from sluice.loading import Loader, Place, Version, fingerprint_of
+from sluice.loading import Loader, Place, Version
+from sluice.store.fingerprint import fingerprint_of
 from sluice.store.repository import VersionFiles
 from sluice.workers.worker import Resident, State, Worker
 
