@@ -271,7 +271,8 @@ async def test_others_answer_while_what_warms_a_version_is_made(opened: Opened, 
         (tmp_path / "other" / "warmup").mkdir()
         file = tmp_path / "other" / "warmup" / "slow"
         os.mkfifo(file)
-        answered, ends = threading.Event(), []
+        asked, answered = threading.Event(), threading.Event()
+        ends: list[bool] = []
 
         def write() -> None:
             with file.open("wb") as pipe:  # once somebody reads
@@ -279,7 +280,6 @@ async def test_others_answer_while_what_warms_a_version_is_made(opened: Opened, 
                 ends.append(answered.wait(20))
                 pipe.write(bytes(4 * 8))
 
-        asked = threading.Event()
         loading = asyncio.create_task(app.catalog.load("other"))
         writing = asyncio.create_task(asyncio.to_thread(write))
         await asyncio.to_thread(asked.wait)
