@@ -18,12 +18,15 @@ from sluice.errors import (
     DeadlineExceeded,
     InternalError,
     InvalidRequest,
+    ModelFailed,
     Moved,
     Overloaded,
+    Quarantined,
     QueueFull,
     ShortOfMemory,
     SluiceError,
     Stopping,
+    WorkerLost,
 )
 from sluice.loading import Version
 from sluice.request import InferRequest, InferResponse, Tensor
@@ -32,7 +35,8 @@ from sluice.scheduler.entry import Work
 from sluice.telemetry.record import Record
 from sluice.text.inputs import TextInput, TextRequest, TextResponse
 from sluice.text.joining import Breath, Turnstile, Wave, joined, together
-from sluice.text.tokenizing import Encoded, Options, Text, Tokenizing
+from sluice.text.tokenizing import Options, Text, Tokenizing
+from sluice.text.tokens import Encoded
 from sluice.versions import Route
 
 _T = TypeVar("_T")
@@ -147,11 +151,13 @@ class Engine:
         async with _until(request.deadline):
             encoded = await text.encode(self._tokenizing, request)  # in threads, with those of other requests
         breath, works = Breath(), []
-        for each in text.each(request, encoded):
-            works.append(text.patient(request, validation.check(each, version.spec, version.rules)))
-            await breath.take()
-        timelines, tokens = [work.request.timeline for work in works], sum(work.length for work in works)
-        parts = await Wave(partial(self._compute, version, watched)).run(works, breath)
+        for index, one in enumerate(encoded):
+            for each in text.each(request, (one,)):
+                works.append((index, text.patient(request, validation.check(each, version.spec, version.rules))))
+                await breath.take()
+        timelines, tokens = [work.request.timeline for _, work in works], sum(work.length for _, work in works)
+        compute = partial(self._compute_text, version, watched, request.at)
+        parts = await Wave(compute, request.deadline).run(works, breath)
         together(timelines, request.timeline)
         return TextResponse(
             request.model,
@@ -173,9 +179,40 @@ class Engine:
         version.record.reused(how.value, time.monotonic() - work.request.timeline.received)
         return outputs
 
-    async def tokens(self, text: TextInput, texts: Sequence[Text], options: Options, at: str) -> list[Encoded]:
+    async def _compute_text(
+        self, version: Version, watched: _Watched, at: str, numbered: tuple[int, Work]
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        index, work = numbered
+        try:
+            return await self._compute(version, watched, work)
+        except (ModelFailed, WorkerLost, Quarantined) as error:  # the text may be why
+            raise error.about(f"{at}[{index}]") from error
+
+    async def tokens(
+        self, text: TextInput, texts: Sequence[Text], options: Options, at: str, deadline: float | None = None
+    ) -> list[Encoded]:  # fmt: skip
         """Texts as tokens only; nothing is computed."""
-        return await text.tokens(self._tokenizing, texts, options, at)
+        async with self._accepted_until(deadline):
+            return await text.tokens(self._tokenizing, texts, options, at)
+
+    async def decoded(
+        self, text: TextInput, lists: Sequence[Sequence[int]], skip_special: bool, deadline: float | None = None
+    ) -> list[str]:  # fmt: skip
+        """Tokens as texts again."""
+        decode = partial(text.tokenizer.decode, skip_special=skip_special)
+        async with self._accepted_until(deadline):
+            return await asyncio.to_thread(lambda: [decode(ids) for ids in lists])
+
+    @asynccontextmanager
+    async def _accepted_until(self, deadline: float | None) -> AsyncIterator[None]:
+        """What no version answers, but a drain waits for."""
+        self._accepted += 1
+        try:
+            self._let_in(deadline)
+            async with _until(deadline):
+                yield
+        finally:
+            self._leave()
 
     async def _answer_after_all(
         self, request: _R, watched: _Watched, answer: Callable[[_R, Route, _Watched], Awaitable[_T]]
@@ -200,11 +237,7 @@ class Engine:
         error: SluiceError | None = None
         self._accepted += 1
         try:
-            if self._closed:
-                raise Stopping("the server is shutting down")
-            self.check_memory()
-            if request.deadline is not None and request.deadline <= time.monotonic():
-                raise DeadlineExceeded("Deadline Exceeded")
+            self._let_in(request.deadline)
             yield watched
         except SluiceError as failure:
             error = failure
@@ -212,7 +245,7 @@ class Engine:
         except asyncio.CancelledError:
             error = Cancelled("the client went away")
             raise
-        except Exception:
+        except BaseException:
             error = InternalError("internal error")
             raise
         finally:
@@ -222,9 +255,19 @@ class Engine:
                 watched.version.circuit.count(error)
             elif error is not None:
                 self._record.refused(request, error)
-            self._accepted -= 1
-            if not self._accepted:
-                self._finished.set()
+            self._leave()
+
+    def _let_in(self, deadline: float | None) -> None:
+        if self._closed:
+            raise Stopping("the server is shutting down")
+        self.check_memory()
+        if deadline is not None and deadline <= time.monotonic():
+            raise DeadlineExceeded("Deadline Exceeded")
+
+    def _leave(self) -> None:
+        self._accepted -= 1
+        if not self._accepted:
+            self._finished.set()
 
     def check_memory(self) -> None:
         """Raise while nothing more is let in. Who is about to read something large may ask first."""

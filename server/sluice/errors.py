@@ -36,6 +36,7 @@ SluiceError
 
 import os
 import socket
+from typing import Self
 
 
 class SluiceError(Exception):
@@ -47,6 +48,10 @@ class SluiceError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after = retry_after
+
+    def about(self, what: str) -> Self:
+        """The same, which says of what it is."""
+        return type(self)(f"{what}: {self.message}", retry_after=self.retry_after)
 
 
 class RequestError(SluiceError):

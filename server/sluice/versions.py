@@ -16,7 +16,7 @@ from sluice.errors import NotReady, SluiceError, UnknownModel
 from sluice.health import Condition, Part
 from sluice.loading import Version
 from sluice.request import Parameter
-from sluice.store import aliases
+from sluice.store import aliases, repository
 
 READY, UNAVAILABLE, LOADING, UNLOADING = "READY", "UNAVAILABLE", "LOADING", "UNLOADING"
 UNLOADED = "unloaded"
@@ -83,9 +83,11 @@ class Versions:
             return False
 
     def names_on_disk(self) -> list[str]:
+        """As they can be told; what cannot, since it is no UTF-8, is escaped as `repository` does it."""
         try:
             with os.scandir(self._repository) as entries:  # which asks the disk about links only
-                return sorted(one.name for one in entries if not one.name.startswith(".") and _is_directory(one))
+                found = [one.name for one in entries if not one.name.startswith(".") and _is_directory(one)]
+            return sorted(map(repository.printable, found))
         except OSError:
             return []
 

@@ -58,14 +58,17 @@ def test_what_is_lacking_is_brought_before_it_is_loaded(
 ) -> None:
     say(repository, "far", f"[source]\nfrom = '{site.url}/tagger.onnx'")
     say(repository, "gone", f"[source]\nfrom = '{site.url}/gone.onnx?key=s3cret'")
+    say(repository, "odd", "[source]\nfrom = 'az://acct/x?sv=1&sig=s3cret'")
     say(repository, "own", f"[source]\nfrom = '{site.url}/own.onnx'")  # which has a version
     graphs.tagger(repository, "partly", factor=40)
     say(repository, "partly", f"[source]\nfrom = '{site.url}/gone.onnx'\nversion = 2")
     server = start_server(repository, environment=environment(tmp_path))
     reason = f"cannot be brought from {site.url}/gone.onnx: {site.url}/gone.onnx: the server says 404 Not Found"
+    odd = "cannot be brought from az://acct/x: 'az://acct/x': is no address, as az://CONTAINER/NAME"
     assert index(server) == {
         ("far", "1"): ("READY", ""),
         ("gone", ""): ("UNAVAILABLE", reason),
+        ("odd", ""): ("UNAVAILABLE", odd),
         ("own", "1"): ("READY", ""),
         ("partly", "1"): ("READY", ""),
         ("partly", "2"): ("UNAVAILABLE", reason),

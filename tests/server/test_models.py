@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -244,6 +245,27 @@ def test_explicit_models_only_and_control(tmp_path: Path, start_server: StartSer
         client.load_model("c")
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
     assert total(server, "a") == (200, 2)
+
+
+def test_a_directory_whose_name_is_no_text_stops_no_index(tmp_path: Path, start_server: StartServer) -> None:
+    repository = tmp_path / "models"
+    graphs.tagger(repository, "a")
+    os.mkdir(os.fsencode(repository) + b"/before\xff")
+    server = start_server(repository)
+    os.mkdir(os.fsencode(repository) + b"/since\xff")
+    rows = index(server)
+    assert {key: row["state"] for key, row in rows.items()} == {
+        ("a", "1"): "READY",
+        ("before\\xff", ""): "UNAVAILABLE",
+        ("since\\xff", ""): "UNAVAILABLE",
+    }
+    assert "rename the directory" in rows["before\\xff", ""]["reason"]
+    with triton_grpc.InferenceServerClient(server.grpc) as client:
+        told = client.get_model_repository_index(as_json=True)["models"]
+    assert {row["name"] for row in told} == {"a", "before\\xff", "since\\xff"}
+    assert server.request("POST", "/v2/repository/models/since%5Cxff/load", {})[0] == 404
+    os.rmdir(os.fsencode(repository) + b"/since\xff")
+    assert ("since\\xff", "") not in index(server)
 
 
 @pytest.fixture(scope="module")

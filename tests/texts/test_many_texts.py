@@ -107,6 +107,7 @@ def test_one_failure_ends_the_rest(server: Server) -> None:
     before = succeeded()
     status, error = server.request("POST", "/v2/models/reader/infer", oip("red", "dog", *["cat"] * 200))
     assert (status, "no dogs" in error["error"]) == (500, True)
+    assert error["error"].startswith("text[1]: ")
     assert pending(server, "reader") == 0
     assert succeeded() - before < 50  # the first, and what may have run before it was known
     assert server.request("POST", "/v2/models/reader/infer", oip("red", "cat cat"))[0] == 200

@@ -56,6 +56,13 @@ def test_a_path_that_names_a_model_has_the_word(server: Server) -> None:
     assert server.request("POST", "/models/splade", {"inputs": ["red"]}) == (200, sparse)
 
 
+@pytest.mark.parametrize(("path", "body"), [("/tokenize", {"inputs": "red"}), ("/decode", {"ids": [4]})])
+def test_what_is_not_computed_has_a_deadline_too(server: Server, path: str, body: dict[str, Any]) -> None:
+    body["model"] = "embedder"
+    for timeout, expected in (("0", 504), ("60000", 200), ("soon", 422)):
+        assert server.request("POST", path, body, headers={"x-request-timeout-ms": timeout})[0] == expected
+
+
 def test_classes_come_best_first(server: Server) -> None:
     _, found = server.request("POST", "/predict", {"inputs": "blue blue red", "model": "classifier"})
     assert [one["label"] for one in found] == ["blue", "red", "green"]

@@ -18,6 +18,7 @@ from sluice.convert.importer import import_directory
 from sluice.convert.making import Progress
 from sluice.errors import ModelError
 from sluice.store import manifest, placing
+from sluice.store.redaction import shown
 
 SCHEME = "hf://"
 _SOURCE = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
@@ -48,7 +49,7 @@ def pull(source: str, repository: Path, name: str | None, number: str | None, hu
     found = _SOURCE.fullmatch(source)
     if found is None:
         raise ModelError(
-            f"{source}: is no address on the Hub, as hf://ORGANISATION/NAME or hf://ORGANISATION/NAME@REVISION"
+            f"{shown(source)}: is no address on the Hub, as hf://ORGANISATION/NAME or hf://ORGANISATION/NAME@REVISION"
         )
     snapshot = _snapshot(found[1], found[2], hub)
     origin = f"{SCHEME}{found[1]}@{snapshot.name}"  # the commit
@@ -75,7 +76,7 @@ def _snapshot(model: str, revision: str | None, hub: Hub) -> Path:
     """The directory, named by its commit, where huggingface_hub has put the files."""
     library: Any = importlib.import_module("huggingface_hub")
     errors: Any = importlib.import_module("huggingface_hub.errors")
-    shown = f"{SCHEME}{model}{f'@{revision}' if revision else ''}"
+    place = f"{SCHEME}{model}{f'@{revision}' if revision else ''}"
     bars = importlib.import_module("huggingface_hub.utils")
     (bars.enable_progress_bars if hub.bars else bars.disable_progress_bars)()
     try:
@@ -92,18 +93,18 @@ def _snapshot(model: str, revision: str | None, hub: Hub) -> Path:
             )
         )
     except errors.GatedRepoError as error:
-        raise ModelError(f"{shown}: is not for everybody; get leave there, and set HF_TOKEN") from error
+        raise ModelError(f"{place}: is not for everybody; get leave there, and set HF_TOKEN") from error
     except errors.RepositoryNotFoundError as error:
-        raise ModelError(f"{shown}: there is no such model, or it is private and needs HF_TOKEN") from error
+        raise ModelError(f"{place}: there is no such model, or it is private and needs HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:
-        raise ModelError(f"{shown}: there is no such revision") from error
+        raise ModelError(f"{place}: there is no such revision") from error
     except errors.LocalEntryNotFoundError as error:
         why = "nothing shall be downloaded" if hub.offline else "the Hub does not answer"
-        raise ModelError(f"{shown}: is not, or not whole, in the cache, and {why}") from error
+        raise ModelError(f"{place}: is not, or not whole, in the cache, and {why}") from error
     except errors.HfHubHTTPError as error:
-        raise ModelError(f"{shown}: the Hub says {error.response.status_code}") from error
+        raise ModelError(f"{place}: the Hub says {error.response.status_code}") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{shown}: cannot be downloaded: {type(error).__name__}") from error
+        raise ModelError(f"{place}: cannot be downloaded: {type(error).__name__}") from error
 
 
 def _check(snapshot: Path, source: str) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sluice.store import placing, repository
 from sluice.store.origin import Origin
+from sluice.store.redaction import redacted
 from sluice.store.repository import Finding
 
 log = logging.getLogger("sluice.store")
@@ -77,7 +78,7 @@ class Bringing:
             return ""
         lines = said.decode(errors="replace").splitlines()
         told = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-        return "; ".join(told) or _ending(process.returncode or 0, lines)
+        return redacted("; ".join(told) or _ending(process.returncode or 0, lines))
 
     def kill(self) -> None:
         """End what is being done, at once."""

@@ -7,7 +7,7 @@ that is sealed here, with where it came from.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -41,8 +41,7 @@ class Bundle:
 
 def place(bundle: Bundle, wanted: Wanted, progress: Progress) -> Placed:
     """Put it into the repository; ModelError if it is no version, or not what its manifest says."""
-    for name in bundle.files:
-        _check(name, bundle)
+    check(bundle.files, bundle.shown)
     own = bundle.files.get(MANIFEST)
     content = None if own is None else manifest.parse(read_text(own, MANIFEST), f"{bundle.shown}: {MANIFEST}")
     files = dict(bundle.files) if content is not None else _with_usual_name(bundle.files)
@@ -78,15 +77,21 @@ def found(wanted: Wanted, usual: str, source: str, marks: Mapping[str, str] | No
     return None
 
 
-def _check(name: str, bundle: Bundle) -> None:
+def check(names: Collection[str], shown: str) -> None:
+    """ModelError if one can be no file's in a version, or not beside the others."""
+    for name in names:
+        _check(name, names, shown)
+
+
+def _check(name: str, names: Collection[str], shown: str) -> None:
     if is_beside(PurePosixPath(name)) and not name.startswith("."):
         return
     try:
         path = PurePosixPath(name_of_file(name))
     except ValueError as error:
-        raise ModelError(f"{bundle.shown}: {error}") from error
-    if above := next((str(each) for each in path.parents if str(each) in bundle.files), None):
-        raise ModelError(f"{bundle.shown}: '{above}' is a file, and a directory of '{name}'")
+        raise ModelError(f"{shown}: {error}") from error
+    if above := next((str(each) for each in path.parents if str(each) in names), None):
+        raise ModelError(f"{shown}: '{above}' is a file, and a directory of '{name}'")
 
 
 def _with_usual_name(files: Mapping[str, Path]) -> dict[str, Path]:

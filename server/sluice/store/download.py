@@ -28,12 +28,17 @@ from sluice import __version__
 from sluice.errors import ModelError, system_reason
 from sluice.store import netlogin, segments
 from sluice.store.package import Progress, silent
+from sluice.store.redaction import shown
 from sluice.store.segments import Changed, Failed, Segment, State
 
 _CHUNK = 1 << 20
 _SAVED = 8 << 20  # bytes between two notes of how far a segment is
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+
+def any_size(_: int) -> None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Rules:
     parallel_from: int = 32 << 20  # bytes
     part: int = 8 << 20  # bytes asked for at a time, where there is nothing to read on from
     login: Callable[[urllib.request.Request], None] = netlogin.add  # tells the server who asks
+    accept: Callable[[int], None] = any_size  # ModelError for a file of so many bytes, of which none are read then
     hint: str = "a name and password for the host are taken from ~/.netrc"
 
 
@@ -52,11 +58,6 @@ class Rules:
 class Downloaded:
     path: Path
     validator: str
-
-
-def shown(url: str) -> str:
-    """The address without what may be secret."""
-    return re.split(r"[?#]", re.sub(r"//[^/?#]*@", "//", url), maxsplit=1)[0]
 
 
 def download(
@@ -81,6 +82,8 @@ class _Download:
 
     def run(self, validator: str) -> Downloaded | None:
         self._state = segments.load(self._place)
+        if self._state.segments:
+            self._rules.accept(self._state.size)
         for start in range(segments.STARTS):
             try:
                 return self._whole(validator, 1 if start else self._rules.connections)
@@ -120,6 +123,7 @@ class _Download:
         cuts = [size * part // parts for part in range(parts + 1)]
         self._state = State(name, [Segment(*cut) for cut in pairwise(cuts)])
         try:
+            self._rules.accept(size)
             segments.begin(self._place, self._state)
         except ModelError:
             response.close()
@@ -207,7 +211,7 @@ class _Download:
             if not chunk:
                 raise Failed(f"the connection ended {segment.end - segment.position} bytes early")
             try:
-                os.pwrite(file, chunk, segment.position)
+                segments.write(file, chunk, segment.position)
             except OSError as error:
                 raise ModelError(f"{self._place}: cannot be written: {system_reason(error)}") from error
             segment.done += len(chunk)
@@ -246,6 +250,8 @@ class _Download:
             if isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME:
                 raise ModelError(f"{shown(self._url)}: there is no host of this name") from error
             raise Failed(system_reason(reason) if isinstance(reason, OSError) else str(reason)) from error
+        except ValueError as error:
+            raise ModelError(f"{shown(self._url)}: is redirected to what is no address") from error
         if response.headers.get("Content-Encoding", "identity") != "identity":
             response.close()
             raise ModelError(f"{shown(self._url)}: the server sends it encoded, though asked not to")

@@ -21,9 +21,10 @@ from sluice.errors import ModelError, system_reason
 from sluice.store import bundle
 from sluice.store.blobs import Address, Cache, key_of
 from sluice.store.bundle import Bundle
-from sluice.store.download import Rules, shown
+from sluice.store.download import Rules
 from sluice.store.mlflowclient import REGISTRY, Asked, Registry, Remote
 from sluice.store.placing import Placed
+from sluice.store.redaction import shown
 
 if TYPE_CHECKING:
     from sluice.store.sources import Means, Wanted

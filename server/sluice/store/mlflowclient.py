@@ -16,9 +16,10 @@ from typing import Any
 
 from sluice.errors import ModelError, system_reason
 from sluice.store.contents import name_of_file
-from sluice.store.download import Rules, shown
+from sluice.store.download import Rules
 from sluice.store.manifest import TASKS
 from sluice.store.package import Progress
+from sluice.store.redaction import shown
 
 _MLMODEL = "MLmodel"
 _LARGEST_MLMODEL = 16 << 20  # bytes; it may hold an example

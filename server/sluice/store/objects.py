@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from sluice.errors import ModelError
 from sluice.store import object_errors, object_systems
+from sluice.store.redaction import shown
 from sluice.store.segments import Changed, Stopped
 
 _ADDRESS = re.compile(r"([a-z0-9]+)://([A-Za-z0-9][A-Za-z0-9._-]*)(/.*)?")
@@ -52,11 +53,11 @@ def address_of(text: str) -> Address:
     scheme = scheme.lower()
     found = _ADDRESS.fullmatch(f"{scheme}://{rest}")
     if found is None or "?" in rest or "//" in rest.rstrip("/") or _UNREADABLE.search(rest):
-        shown = f"{scheme}://{rest.rpartition('@')[2]}"
+        told = f"{scheme}://{shown(rest).rpartition('@')[2]}"
         why = f"is no address, as {scheme}://{object_systems.KINDS[scheme].container.upper()}/NAME"
         if "@" in rest:
             why += "; names and passwords do not belong into addresses"
-        raise ModelError(f"{shown!r}: {why}")
+        raise ModelError(f"{told!r}: {why}")
     path = rest.rstrip("/")
     return Address(scheme, path, path != rest or "/" not in path)
 

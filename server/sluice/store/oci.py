@@ -24,7 +24,8 @@ from sluice.store.bundle import Bundle
 from sluice.store.download import Rules
 from sluice.store.package import Progress
 from sluice.store.placing import Placed
-from sluice.store.registryclient import INDEX_TYPES, MANIFEST_TYPES, Registry
+from sluice.store.redaction import shown
+from sluice.store.registryclient import INDEX_TYPES, MANIFEST_TYPES, Accept, Registry
 
 if TYPE_CHECKING:
     from sluice.store.sources import Means, Wanted
@@ -43,6 +44,8 @@ _ABOUT = "org.opencontainers.image.description"
 _LARGEST_MANIFEST = 4 << 20  # bytes, as registries have it
 _MOST_LAYERS = 10_000
 _ZIP = b"PK\x03\x04"
+_PACKAGE = re.compile(r".+\.(sluice|zip)", re.IGNORECASE)
+_PACKAGE_TYPE = re.compile(r"application/(?:.*[.+-])?(sluice|zip)\b.*")
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class _Descriptor(msgspec.Struct):
         unpacked = (self.annotations or {}).get(_UNPACK) == "true"
         return unpacked or (not self.title and re.search(r"\btar\b", self.media_type) is not None)
 
+    @property
+    def may_be_package(self) -> bool:
+        """As far as its name and kind tell. Its first bytes do not: other programs' models are zip files as well."""
+        return not self.title or bool(_PACKAGE.fullmatch(self.title) or _PACKAGE_TYPE.fullmatch(self.media_type))
+
 
 class _Manifest(msgspec.Struct):
     media_type: str = msgspec.field(default="", name="mediaType")
@@ -99,7 +107,7 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
             return there
         if len(layers) == 1:
             (path,) = artifact.files(layers, held)
-            if _is_package(path):
+            if layers[0].may_be_package and _is_zip(path):
                 return _unpacked(path, exact, wanted, means.progress)
             return bundle.place(_bundle(exact, told, [path]), wanted, means.progress)
         return bundle.place(_bundle(exact, told, artifact.files(layers, held)), wanted, means.progress)
@@ -108,9 +116,8 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
 def _address(source: str) -> _Address:
     found = _SOURCE.fullmatch(source)
     if found is None:
-        shown = re.split(r"[?#]", re.sub(r"//[^/?#]*@", "//", source), maxsplit=1)[0]
         raise ModelError(
-            f"{shown}: is no address in a registry, as oci://REGISTRY/REPOSITORY:TAG or …@sha256: and 64 digits"
+            f"{shown(source)}: is no address in a registry, as oci://REGISTRY/REPOSITORY:TAG or …@sha256: and 64 digits"
         )
     tag = found["tag"] or ("" if found["digest"] else "latest")
     return _Address(found["host"].lower(), found["repository"], tag, found["digest"] or "")
@@ -133,6 +140,7 @@ def _check(told: _Manifest, address: _Address) -> None:
     titles = [layer.title for layer in layers]
     if len(layers) > 1 and ("" in titles or len({*titles}) < len(titles)):
         raise ModelError(f"{address.shown}: its files must each have a name of their own ({_TITLE})")
+    bundle.check({*filter(None, titles)}, address.shown)
 
 
 def _bundle(address: _Address, told: _Manifest, paths: list[Path]) -> Bundle:
@@ -147,7 +155,7 @@ def _bundle(address: _Address, told: _Manifest, paths: list[Path]) -> Bundle:
     return Bundle(files, address.shown, address.usual, said, notes.get(_ABOUT, "")[:10_000])
 
 
-def _is_package(path: Path) -> bool:
+def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(len(_ZIP)) == _ZIP
 
@@ -185,10 +193,11 @@ class _Artifact:
             return digest, told
         if len(told.manifests) != 1 or told.layers is not None:
             raise ModelError(f"{address.shown}: is {len(told.manifests)} of which one must be chosen; say its digest")
-        inner = told.manifests[0].digest
+        inner, size = told.manifests[0].digest, told.manifests[0].size
         if not _DIGEST.fullmatch(inner):
             raise ModelError(f"{address.shown}: names a manifest by {inner[:80]!r}, which is no sha256")
-        path = self._blob(inner, held, lambda place, _: self._registry.manifest(inner, place))
+        self._must_be_short(size)
+        path = self._blob(inner, size, held, lambda place, _, accept: self._registry.manifest(inner, place, accept))
         told = self._parsed(path)
         if told.manifests is not None:
             raise ModelError(f"{address.shown}: is a list in a list")
@@ -198,10 +207,13 @@ class _Artifact:
         """The manifest as the registry has it."""
         address, cache = self._address, self._means.cache
         with cache.partial(key) as place:
-            brought = self._registry.manifest(digest or address.tag, place)
-            if brought.stat().st_size > _LARGEST_MANIFEST:
-                shutil.rmtree(place)
-                raise ModelError(f"{address.shown}: its manifest has more than {_LARGEST_MANIFEST} bytes")
+
+            def accept(size: int) -> None:
+                if size > _LARGEST_MANIFEST:
+                    shutil.rmtree(place)
+                    self._must_be_short(size)
+
+            brought = self._registry.manifest(digest or address.tag, place, accept)
             found = hashlib.sha256(brought.read_bytes()).hexdigest()
             if digest and digest != f"sha256:{found}":
                 shutil.rmtree(place)
@@ -217,34 +229,43 @@ class _Artifact:
         total = sum(sizes.values())
         before = 0
 
-        def bring(place: Path, digest: str) -> Path:
+        def bring(place: Path, digest: str, accept: Accept) -> Path:
             def report(step: str, done: int, _: int) -> None:
                 self._means.progress(step, before + done, max(total, before + done))
 
-            return self._registry.blob(digest, place, report)
+            return self._registry.blob(digest, place, report, accept)
 
         paths = {}
         for digest, size in sizes.items():
-            paths[digest] = self._blob(digest, held, bring)
-            if (found := paths[digest].stat().st_size) != size:
-                raise ModelError(f"{self._address.shown}: a file has {found} bytes, not {size} as its manifest says")
+            paths[digest] = self._blob(digest, size, held, bring)
             before += size
         return [paths[layer.digest] for layer in layers]
 
-    def _blob(self, digest: str, held: ExitStack, bring: Callable[[Path, str], Path]) -> Path:
+    def _blob(self, digest: str, size: int, held: ExitStack, bring: Callable[[Path, str, Accept], Path]) -> Path:
         """It, in the cache for as long as it is held; brought unless it is there."""
         sha256 = digest.removeprefix("sha256:")
         cache, shown = self._means.cache, self._address.shown
         with cache.partial(sha256) as place:
+
+            def accept(found: int) -> None:
+                if found != size:
+                    shutil.rmtree(place)  # if it was begun
+                    raise ModelError(f"{shown}: a file has {found} bytes, not {size} as its manifest says")
+
             path = held.enter_context(cache.using(sha256))
             if path is None:
                 if self._means.offline:
                     shutil.rmtree(place)
                     raise self._offline()
-                path = held.enter_context(cache.adopt(self._right(bring(place, digest), sha256), sha256))
+                path = held.enter_context(cache.adopt(self._right(bring(place, digest, accept), sha256), sha256))
+            accept(path.stat().st_size)
             shutil.rmtree(place)
         cache.note(key_of(f"{shown}#{sha256}"), Address(shown, "", sha256))
         return path
+
+    def _must_be_short(self, size: int) -> None:
+        if size > _LARGEST_MANIFEST:
+            raise ModelError(f"{self._address.shown}: its manifest has more than {_LARGEST_MANIFEST} bytes")
 
     def _right(self, path: Path, sha256: str) -> Path:
         with path.open("rb") as file:
@@ -255,6 +276,7 @@ class _Artifact:
         return path
 
     def _parsed(self, path: Path) -> _Manifest:
+        self._must_be_short(path.stat().st_size)
         try:
             told = msgspec.json.decode(path.read_bytes(), type=_Manifest)
         except msgspec.MsgspecError as error:

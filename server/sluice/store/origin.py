@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from sluice.store.redaction import shown
+
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.+)")
 # What they bring is not one file, and is told by a commit, a version or a digest of their own.
 _WITHOUT_SHA256 = ("hf", "mlflow", "oci")
@@ -26,14 +28,14 @@ class Origin:
     @property
     def shown(self) -> str:
         """Without what may be secret."""
-        return re.split(r"[?#]", re.sub(r"//[^/?#]*@", "//", self.address), maxsplit=1)[0]
+        return shown(self.address)
 
 
 def checked(address: str, sha256: str, version: str) -> Origin:
     """What was said as an origin; ValueError if it cannot be one."""
     found = _ADDRESS.fullmatch(address)
     if found is None and not address.startswith("/"):
-        raise ValueError(f"must be an address, as https://…, or an absolute path, not {address!r}")
+        raise ValueError(f"must be an address, as https://…, or an absolute path, not {shown(address)!r}")
     if sha256 and (found is None or found[1].lower() in _WITHOUT_SHA256):
         raise ValueError("has a sha256 beside it, which belongs to the address of one file")
     if sha256 and "#" in address:

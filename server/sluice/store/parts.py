@@ -136,7 +136,7 @@ class Parts:
     def _bring(self, address: Address, segment: Segment, file: int) -> None:
         content = self._patiently(address, lambda: self._store.read(address.path, segment.start, segment.end))
         try:
-            os.pwrite(file, content, segment.start)
+            segments.write(file, content, segment.start)
         except OSError as error:
             raise ModelError(f"{address}: cannot be written to the cache: {system_reason(error)}") from error
         segment.done = len(content)

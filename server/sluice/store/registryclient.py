@@ -13,6 +13,7 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
@@ -24,8 +25,9 @@ import msgspec
 from sluice import __version__
 from sluice.errors import ModelError, system_reason
 from sluice.store import netlogin, registrylogin
-from sluice.store.download import Rules, download, shown
+from sluice.store.download import Rules, download
 from sluice.store.package import Progress, silent
+from sluice.store.redaction import shown
 from sluice.store.registrylogin import Login
 
 MANIFEST_TYPES = (
@@ -41,6 +43,8 @@ _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _USUAL_LIFE = 60.0  # seconds of a token that does not say
 _SPARE = 10.0  # seconds before its end in which it is not used any more
 _LONGEST_ANSWER = 1 << 20  # bytes of an answer that has a token
+
+Accept = Callable[[int], None]  # ModelError for a file of so many bytes
 
 
 class _Token(msgspec.Struct):
@@ -73,17 +77,17 @@ class Registry:
         self._good_until = 0.0
         self._lock = threading.Lock()
 
-    def manifest(self, reference: str, place: Path) -> Path:
-        """What a tag or a digest stands for."""
-        return self._get(f"manifests/{reference}", place, silent)
+    def manifest(self, reference: str, place: Path, accept: Accept) -> Path:
+        """What a tag or a digest stands for, if it is of a size to be accepted."""
+        return self._get(f"manifests/{reference}", place, silent, accept)
 
-    def blob(self, digest: str, place: Path, progress: Progress) -> Path:
-        return self._get(f"blobs/{digest}", place, progress)
+    def blob(self, digest: str, place: Path, progress: Progress, accept: Accept) -> Path:
+        return self._get(f"blobs/{digest}", place, progress, accept)
 
-    def _get(self, path: str, place: Path, progress: Progress) -> Path:
+    def _get(self, path: str, place: Path, progress: Progress, accept: Accept) -> Path:
         if self._challenge is None:
             self._knock()
-        rules = replace(self._rules, login=self._prepare, hint=_HINT)
+        rules = replace(self._rules, login=self._prepare, accept=accept, hint=_HINT)
         done = download(f"{self._base}{self.repository}/{path}", place, "", rules, progress)
         if done is None:
             raise ModelError(f"{self.host}: the registry says that nothing changed, and was not asked")
@@ -118,7 +122,12 @@ class Registry:
         """Get a token where the registry says; without a login, as anybody."""
         assert self._challenge is not None
         realm = self._challenge.get("realm", "")
-        parts = urllib.parse.urlsplit(realm)
+        try:
+            parts = urllib.parse.urlsplit(realm)
+        except ValueError as error:
+            raise ModelError(f"{self.host}: the registry sends to {shown(realm)!r} for tokens: {error}") from error
+        if not realm.isascii() or not realm.isprintable():
+            raise ModelError(f"{self.host}: the registry sends to {shown(realm)!r} for tokens, which is no address")
         is_safe = parts.scheme == "https" or (parts.scheme == "http" and netlogin.is_here(parts.netloc))
         if not is_safe or "@" in parts.netloc:
             raise ModelError(f"{self.host}: the registry sends to {shown(realm)!r} for tokens, which is not https")

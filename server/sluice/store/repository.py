@@ -76,6 +76,11 @@ def is_name(name: str) -> bool:
     return bool(_NAME.fullmatch(name)) and not _TEMPORARY.fullmatch(name)
 
 
+def printable(name: str) -> str:
+    """The name of a directory as it can be told: bytes that are no UTF-8 are escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def is_number(name: str) -> bool:
     """Whether a version's directory may be called so."""
     return bool(_VERSION.fullmatch(name))
@@ -109,7 +114,7 @@ def _examine(
 ) -> Finding:
     name = directory.name
     if not _NAME.fullmatch(name):
-        shown = name.encode("utf-8", "backslashreplace").decode()
+        shown = printable(name)
         why = "a model's name is made of letters, digits and . _ - + @ : = ~; rename the directory"
         return Finding(shown, None, (), (("", f"'{shown}': {why}"),))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from contextlib import suppress
@@ -88,6 +89,14 @@ def begin(place: Path, state: State) -> None:
     with (place / DATA).open("wb") as file:
         file.truncate(state.size)
     save(place, state)
+
+
+def write(file: int, content: bytes, at: int) -> None:
+    """All of it: a disk that gets full takes some, and says so only when it is given the rest."""
+    rest = memoryview(content)
+    while rest:
+        written = os.pwrite(file, rest, at)
+        rest, at = rest[written:], at + written
 
 
 def pause(failures: int, first: float, asked: float) -> float:

@@ -17,7 +17,7 @@ from sluice.errors import ModelError, system_reason
 from sluice.store import card, manifest, mlflow, objects, oci, placing, trees, unpacking
 from sluice.store.blobs import key_of
 from sluice.store.contents import CARD, SIGNATURE, files_of, is_beside
-from sluice.store.download import Downloaded, Rules, download, shown
+from sluice.store.download import Downloaded, Rules, download
 from sluice.store.fetching import Means, fetched
 from sluice.store.joining import joined
 from sluice.store.manifest import Manifest
@@ -26,6 +26,7 @@ from sluice.store.objects import Store
 from sluice.store.package import Progress
 from sluice.store.parts import Parts
 from sluice.store.placing import Placed
+from sluice.store.redaction import shown
 from sluice.store.signatures import read_bytes
 
 __all__ = ["Means", "Wanted", "pull"]

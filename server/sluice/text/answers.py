@@ -14,7 +14,7 @@ from sluice.errors import InvalidRequest
 from sluice.text import heads
 from sluice.text.heads import Activation, Aggregation, Array, Class, Span
 from sluice.text.inputs import TextResponse
-from sluice.text.tokenizing import Encoded
+from sluice.text.tokens import Encoded
 
 # Embeddings made in one go, which is much cheaper than one at a time: 64 of 384 numbers take a tenth of a millisecond.
 _NUMBERS_AT_ONCE = 32 << 10
@@ -50,7 +50,9 @@ def classes(response: TextResponse, activation: Activation | None = None) -> Ite
     """Every class with its score, the best first, for each text."""
     profile = response.text.profile
     return (
-        heads.classes(np.mean(outputs, axis=0), profile.labels, activation or profile.activation)
+        heads.classes(
+            np.mean(np.stack(outputs).astype(np.float64), axis=0), profile.labels, activation or profile.activation
+        )
         for _, outputs in _texts(response)
     )
 

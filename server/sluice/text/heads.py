@@ -38,19 +38,20 @@ def pool(states: Array, mode: PoolingMode) -> Array:
     """One vector of a text's token states [tokens, size]; none of the tokens is padding."""
     match mode:
         case "cls":
-            return np.asarray(states[0])
+            return np.asarray(states[0], np.float32)
         case "last":
-            return np.asarray(states[-1])
+            return np.asarray(states[-1], np.float32)
         case "max":
-            return np.asarray(states.max(axis=0))
+            return np.asarray(states.max(axis=0), np.float32)
         case "mean":
             return np.asarray(states.mean(axis=0, dtype=np.float32))
 
 
 def normalised(vector: Array) -> Array:
-    """Of length one, along the last axis."""
-    norm = np.linalg.norm(vector, axis=-1, keepdims=True)
-    return np.asarray(vector / np.maximum(norm, _LEAST_NORM))
+    """Of length one, along the last axis. Squares of 16 bits end at 65504, and leave no such vector."""
+    whole = vector.astype(np.float32) if vector.dtype == np.float16 else vector
+    norm = np.linalg.norm(whole, axis=-1, keepdims=True)
+    return np.asarray(whole / np.maximum(norm, _LEAST_NORM))
 
 
 def shortened(vector: Array, dimensions: int | None, normalise: bool) -> Array:
@@ -61,7 +62,7 @@ def shortened(vector: Array, dimensions: int | None, normalise: bool) -> Array:
 
 def mean_of_windows(vectors: Sequence[Array], weights: Sequence[int]) -> Array:
     """One vector of a long text from those of its windows, each counted by its tokens."""
-    return np.average(np.stack(vectors), axis=0, weights=weights).astype(np.float32)
+    return np.average(np.stack(vectors).astype(np.float32, copy=False), axis=0, weights=weights).astype(np.float32)
 
 
 def activated(logits: Array, activation: Activation) -> Array:
@@ -80,8 +81,13 @@ def activated(logits: Array, activation: Activation) -> Array:
 def classes(logits: Array, labels: Sequence[str], activation: Activation) -> list[Class]:
     """Every class with its score, the best first."""
     scores = activated(logits, activation)
-    names = labels or [f"LABEL_{number}" for number in range(len(scores))]
+    names = labels or _numbered(len(scores))
     return [Class(names[index], float(scores[index])) for index in np.argsort(-scores, kind="stable")]
+
+
+def _numbered(count: int) -> list[str]:
+    """What transformers calls classes that have no names."""
+    return [f"LABEL_{number}" for number in range(count)]
 
 
 def relevance(logits: Array, activation: Activation) -> float:
@@ -92,7 +98,7 @@ def relevance(logits: Array, activation: Activation) -> float:
 
 def sparse(logits: Array) -> tuple[Array, Array]:
     """SPLADE: for each token of the vocabulary the largest log(1 + max(0, logit)) over the text; those above 0."""
-    weights = np.log1p(np.maximum(logits, 0)).max(axis=0)
+    weights = np.log1p(np.maximum(logits.max(axis=0), 0), dtype=np.float32)
     found = np.flatnonzero(weights)
     return found, weights[found]
 
@@ -146,6 +152,7 @@ def spans(
 ) -> list[Span]:
     """Parts of the text that are of a class, in their order."""
     joined = how.joined
+    labels = labels or _numbered(logits.shape[-1])
     pieces = _pieces(activated(logits, "softmax"), tokens, how)
     if aggregation == "none":
         found = [

@@ -17,7 +17,8 @@ from sluice.store.settings import ModelSettings
 from sluice.text import profile as profiles
 from sluice.text.joining import one_by_one
 from sluice.text.profile import Profile
-from sluice.text.tokenizing import Cut, Encoded, Options, Text, Tokenizer, Tokenizing
+from sluice.text.tokenizing import Options, Text, Tokenizer, Tokenizing
+from sluice.text.tokens import Cut, Encoded
 
 # What clients call the input, and that of the second text of each pair.
 TEXT, PAIR = "text", "text_pair"
@@ -32,7 +33,7 @@ MOST_CHARACTERS = 1 << 20
 # As many come in one request as OpenAI takes.
 MOST_TEXTS = 2048
 
-_TRUNCATE = "truncate"
+_TRUNCATE, _PROMPT = "truncate", "prompt_name"
 
 # Beyond so many texts nobody expects an answer within the target of a single one.
 FEW = 16
@@ -97,13 +98,15 @@ class TextInput:
             if len(texts) != len(second):
                 raise InvalidRequest(f"input '{PAIR}' has {len(second)} elements, but '{TEXT}' has {len(texts)}")
             texts = list(zip(texts, second, strict=True))  # type: ignore[arg-type]
+        elif prompt := self.prompt(request.parameters.get(_PROMPT)):
+            texts = [f"{prompt}{one}" for one in texts]
         return TextRequest(
             model=request.model,
             version=request.version,
             inputs=(),
             outputs=request.outputs,
             id=request.id,
-            parameters={name: value for name, value in request.parameters.items() if name != _TRUNCATE},
+            parameters={name: value for name, value in request.parameters.items() if name not in (_TRUNCATE, _PROMPT)},
             tenant=request.tenant,
             deadline=request.deadline,
             timeline=request.timeline,
@@ -111,6 +114,16 @@ class TextInput:
             truncate=self._direction(request.parameters.get(_TRUNCATE)),
             overlap=None,
         )
+
+    def prompt(self, name: Parameter | None) -> str:
+        """What is put before texts: the prompt of this name, or the one that is meant if none is named."""
+        prompts = self.profile.prompts
+        if name is None:
+            return self.profile.default_prompt
+        if isinstance(name, str) and name in prompts:
+            return prompts[name]
+        known = f"there are {', '.join(prompts)}" if prompts else "it has none"
+        raise InvalidRequest(f"{_PROMPT}: '{self.spec.name}' has no prompt '{name}'; {known}")
 
     async def encode(self, tokenizing: Tokenizing, request: TextRequest) -> list[Encoded]:
         """The tokens of every text; raises InvalidRequest, which says which text is wrong."""
@@ -225,7 +238,9 @@ def load(directory: Path, spec: ModelSpec, settings: ModelSettings) -> TextInput
     profile = profiles.read(spec, settings.text, directory)
     lengths = [profile.max_length or tokenizer.max_length, settings.max_length]
     length = min((one for one in lengths if one is not None), default=None)
-    if profile.overlap is not None and length is not None and profile.overlap >= length - tokenizer.special_of_one:
+    pairs = profile.task == "rerank"  # whose first text needs a token as well
+    own = tokenizer.special_of_pair + 1 if pairs else tokenizer.special_of_one
+    if profile.overlap is not None and length is not None and profile.overlap >= length - own:
         raise ModelError(f"text.overlap: {profile.overlap} tokens are no less than a window of {length} has")
     return TextInput(tokenizer, spec, length, profile)
 

@@ -24,6 +24,12 @@ MOST_ROOM = 256
 # Seconds after which it is worth asking again at a door that says nothing about it.
 LEAST_WAIT = 0.05
 
+# However long a door says that one should stay away: others may leave sooner than it thought.
+MOST_WAIT = 1.0
+
+# Seconds without any further answer after which a request is refused, although some of its entries are answered.
+PATIENCE = 30.0
+
 # Entries that are begun in one turn of the event loop: each takes twenty microseconds then.
 _BEGUN = 16
 
@@ -93,11 +99,19 @@ class Wave(Generic[_W, _R]):
     What the queue refuses while others of the same request are under way is tried again when one of them is done: many
     texts are more than can be answered within the target, and are not wanted sooner than they can be. So a request is
     refused as a whole only if not even one of its texts is let in. Once some are answered, the others come again when
-    they are advised to: what was done for it shall not have been for nothing.
+    they are advised to: what was done for it shall not have been for nothing. It is refused even so when that would be
+    too late for it, or nothing more was answered for long.
     """
 
-    def __init__(self, compute: Callable[[_W], Coroutine[Any, Any, _R]]) -> None:
+    def __init__(
+        self,
+        compute: Callable[[_W], Coroutine[Any, Any, _R]],
+        deadline: float | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
         self._compute = compute
+        self._deadline = deadline
+        self._patience = patience
         self._running: dict[asyncio.Task[_R], tuple[int, _W]] = {}  # which of the entries each is
         self._room = FIRST_ROOM
 
@@ -107,7 +121,7 @@ class Wave(Generic[_W, _R]):
         if len(works) == 1:
             return [await self._compute(works.pop())]
         loop = asyncio.get_running_loop()
-        count, waiting = len(works), deque(enumerate(works))
+        count, waiting, since = len(works), deque(enumerate(works)), loop.time()
         works.clear()
         results: dict[int, _R] = {}
         try:
@@ -120,11 +134,18 @@ class Wave(Generic[_W, _R]):
                     if begun % _BEGUN == 0:
                         await asyncio.sleep(0)
                 done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                known = len(results)
                 refusal = self._land(done, results, waiting)
+                if len(results) > known:
+                    since = loop.time()
                 if refusal is not None and not self._running:  # nothing of it is under way that would make room
                     if not results:
                         raise refusal
-                    await asyncio.sleep(max(LEAST_WAIT, refusal.retry_after or 0.0))
+                    pause = min(MOST_WAIT, max(LEAST_WAIT, refusal.retry_after or 0.0))
+                    again, late = loop.time() + pause, self._deadline
+                    if again > since + self._patience or (late is not None and again >= late):
+                        raise refusal
+                    await asyncio.sleep(pause)
                 await breath.take()
         except BaseException:
             for task in self._running:

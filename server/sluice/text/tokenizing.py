@@ -9,6 +9,7 @@ nobody waits long behind it; and what a thread does between two batches is short
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import threading
@@ -16,17 +17,21 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from sluice.errors import InvalidRequest, ModelError
+from sluice.errors import InternalError, InvalidRequest, ModelError
 from sluice.text.heads import Pieces
+from sluice.text.tokens import Cut, Encoded, parted
 
 # What a thread takes at once, from one request or several. Making arrays of so much holds the GIL for a third of a
 # millisecond.
 MOST_CHARACTERS = 16 << 10
 MOST_TEXTS = 64
+
+# Windows of the texts of one request, beyond which the next text that needs some is refused.
+MOST_WINDOWS = 2048
 
 # Ways of cutting texts that are kept ready for one tokenizer; the library keeps that in the tokenizer itself.
 MOST_CUTS = 8
@@ -35,16 +40,8 @@ MOST_CUTS = 8
 DELIVERED = 8
 
 Text = str | tuple[str, str]
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """What becomes of a text that is too long."""
-
-    length: int  # tokens that are left, special ones included
-    direction: Literal["right", "left"] = "right"  # the end that goes
-    overlap: int | None = None  # None: the rest is dropped; else it becomes further windows, which share so many tokens
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +49,6 @@ class Options:
     cut: Cut | None = None
     special: bool = True  # add the special tokens that the model was trained with
     offsets: bool = False  # tell where in the text each token stands
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A text as its model sees it."""
-
-    ids: IntArray
-    type_ids: IntArray | None  # None: all are 0
-    is_cut: bool = False
-    offsets: tuple[tuple[int, int], ...] = ()  # characters of the text, for each token
-    special: tuple[bool, ...] = ()  # with offsets: which tokens are not of the text
-    sequences: tuple[int | None, ...] = ()  # with offsets: which text of a pair each token is of
-    windows: tuple[Encoded, ...] = ()  # what follows, if it was cut with an overlap
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def total(self) -> int:
-        """Tokens that are computed, in all windows."""
-        return len(self) + sum(map(len, self.windows))
 
 
 class Tokenizer:
@@ -102,19 +78,26 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[Text], options: Options) -> list[Encoded | InvalidRequest]:
         """Each text by itself: one that cannot be encoded takes no other with it."""
-        library = self._cutting(options.cut)
-        encode = library.encode_batch if options.offsets else library.encode_batch_fast
+        pairs = not texts or isinstance(texts[0], tuple)
+        cut, offsets = options.cut, options.offsets
+        ours = cut is not None and (pairs or cut.overlap is not None)
+        library = self._plain if cut is None or ours else self._cutting(cut)
+        encode = library.encode_batch if offsets else library.encode_batch_fast
         try:
             encodings = encode(list(texts), add_special_tokens=options.special)
-        except Exception as error:
+        except BaseException as error:  # a panic of the library is no Exception
             if len(texts) == 1:
                 return [InvalidRequest(f"cannot be tokenized: {error}")]
             return [self.encode([text], options)[0] for text in texts]
-        pairs = not texts or isinstance(texts[0], tuple)
-        if options.cut is None and not options.offsets:  # as nearly always, and several times as fast
+        if cut is None and not offsets:  # as nearly always, and several times as fast
             return [_whole(each, pairs) for each in encodings]
-        windows = options.cut is not None and options.cut.overlap is not None
-        return [_encoded(each, pairs, options.offsets, windows) for each in encodings]
+        made = (_encoded(each, pairs, offsets) for each in encodings)
+        if cut is None or not ours:
+            return list(made)
+        return [
+            one if len(one) <= cut.length else parted(one, each.sequence_ids, cut)
+            for one, each in zip(made, encodings, strict=True)
+        ]
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return str(self._plain.decode(list(ids), skip_special_tokens=skip_special))
@@ -150,7 +133,7 @@ class Tokenizer:
             found = self._cuts.get(cut)
             if found is None:
                 found = self._library.Tokenizer.from_str(self._text)
-                found.enable_truncation(cut.length, stride=cut.overlap or 0, direction=cut.direction)
+                found.enable_truncation(cut.length, direction=cut.direction)
                 self._cuts[cut] = found
                 if len(self._cuts) > MOST_CUTS:
                     self._cuts.popitem(last=False)
@@ -162,16 +145,14 @@ def _whole(encoding: Any, pairs: bool) -> Encoded:
     return Encoded(np.array(encoding.ids, np.int64), np.array(encoding.type_ids, np.int64) if pairs else None)
 
 
-def _encoded(encoding: Any, pairs: bool, offsets: bool, windows: bool) -> Encoded:
-    rest = encoding.overflowing
+def _encoded(encoding: Any, pairs: bool, offsets: bool) -> Encoded:
     return Encoded(
         ids=np.array(encoding.ids, np.int64),
         type_ids=np.array(encoding.type_ids, np.int64) if pairs else None,
-        is_cut=bool(rest),
+        is_cut=bool(encoding.overflowing),
         offsets=tuple(encoding.offsets) if offsets else (),
         special=tuple(map(bool, encoding.special_tokens_mask)) if offsets else (),
         sequences=tuple(encoding.sequence_ids) if offsets else (),
-        windows=tuple(_encoded(each, pairs, offsets, False) for each in rest) if windows else (),
     )
 
 
@@ -185,9 +166,20 @@ class _Job:
     done: asyncio.Future[list[Encoded | InvalidRequest]]
     results: list[Encoded | InvalidRequest | None]
     missing: int
+    windows: int = 0  # that its texts became
     next: int = 0
     failure: BaseException | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, begin: int, encoded: Sequence[Encoded | InvalidRequest]) -> None:
+        """Keep these, as long as they are not too many windows."""
+        for index, one in enumerate(encoded, begin):
+            more = len(one.windows) if isinstance(one, Encoded) else 0
+            if more and self.windows + more > MOST_WINDOWS:
+                one = InvalidRequest(f"the texts of one request are read in at most {MOST_WINDOWS} windows; send fewer")
+            else:
+                self.windows += more
+            self.results[index] = one
 
     def take(self, characters: int, texts: int) -> tuple[int, int]:
         """The next slice, of at least one text: from where to where."""
@@ -285,9 +277,10 @@ class Tokenizing:
                 failure = error
             at = 0
             for job, begin, end in group:
-                job.results[begin:end] = encoded[at : at + end - begin] if failure is None else [None] * (end - begin)
+                some = encoded[at : at + end - begin]
                 at += end - begin
                 with job.lock:
+                    job.put(begin, some)
                     job.failure = job.failure or failure
                     job.missing -= end - begin
                     if not job.missing:
@@ -307,6 +300,10 @@ def _deliver(jobs: list[_Job]) -> None:
         if job.done.done():
             continue
         if job.failure is not None:
-            job.done.set_exception(job.failure)
+            failure = job.failure
+            if not isinstance(failure, Exception):  # nobody above expects such a one
+                _log.error("tokenizing failed", exc_info=failure)
+                failure = InternalError("internal error")
+            job.done.set_exception(failure)
         else:
             job.done.set_result([one for one in job.results if one is not None])

@@ -88,7 +88,10 @@ def test_refusals_are_told(code: int, name: str, why: str, server: SmallHub, hub
     assert not (tmp_path / "models").exists()
 
 
-@pytest.mark.parametrize("source", ["hf://model", "hf://a/b/c", "hf://a/b@", "hf://a/b?x"])
+@pytest.mark.parametrize(
+    "source", ["hf://model", "hf://a/b/c", "hf://a/b@", "hf://a/b?x", "hf://me:SECRET@a/b?token=SECRET"]
+)
 def test_what_is_no_address_is_said(source: str, hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="is no address on the Hub"):
+    with pytest.raises(ModelError, match="is no address on the Hub") as caught:
         pull(source, tmp_path, None, None, hub, silent)
+    assert "SECRET" not in caught.value.message

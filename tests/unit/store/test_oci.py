@@ -146,6 +146,31 @@ def test_a_package_is_unpacked(version: Path, site: Site, wanted: Wanted, means:
     assert str(means.cache.directory) not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("title", "kind", "is_package"),
+    [
+        ("small.sluice", "application/octet-stream", True),
+        ("small.ZIP", "application/octet-stream", True),
+        ("small-1.0.0", "application/zip", True),
+        ("small-1.0.0", "application/vnd.sluice.package", True),
+        ("", "application/octet-stream", True),
+        ("model.pt", "application/vnd.oci.image.layer.v1.tar", False),
+        ("model.pt", "application/gzip", False),
+    ],
+)
+def test_a_package_is_called_one(
+    title: str, kind: str, is_package: bool, version: Path, site: Site, wanted: Wanted, means: Means
+) -> None:
+    package = pack(version, version.parent / "small.sluice").path.read_bytes()
+    push(site, "1.0", [layer(site, package, title, mediaType=kind)])
+    if is_package:
+        check(pull(address(site), wanted, means), wanted)
+    else:
+        with pytest.raises(ModelError, match=r"there is no model\.onnx"):
+            pull(address(site), wanted, means)
+        nothing_is_there(wanted)
+
+
 def test_files_without_a_manifest_are_sealed(version: Path, site: Site, wanted: Wanted, means: Means) -> None:
     (version / "manifest.toml").unlink()
     (version / "model.onnx").rename(version / "net.onnx")
@@ -171,7 +196,8 @@ def test_one_graph_without_a_name_is_called_as_its_repository(
     content = (version / "model.onnx").read_bytes()
     told = layer(site, content, mediaType="application/octet-stream")
     inner = push(site, "inner", [told])
-    listed = {"mediaType": IMAGE, "digest": inner, "size": 1}
+    size = len(site.files[f"/v2/models/small/manifests/{inner}"])
+    listed = {"mediaType": IMAGE, "digest": inner, "size": size}
     put(site, "1.0", json.dumps({"mediaType": INDEX, "manifests": [listed]}).encode())
     done = pull(address(site), wanted, means)
     check(done, wanted)
@@ -246,7 +272,10 @@ def wrong(version: Path, site: Site, what: str) -> str:
         "large": b" " * ((4 << 20) + 1),
     }
     nested = put(site, "inner", lists["several"])
-    lists["a list in a list"] = json.dumps({"mediaType": INDEX, "manifests": [inner | {"digest": nested}]}).encode()
+    within = inner | {"digest": nested, "size": len(lists["several"])}
+    lists["a list in a list"] = json.dumps({"mediaType": INDEX, "manifests": [within]}).encode()
+    lists["another size within"] = json.dumps({"mediaType": INDEX, "manifests": [within | {"size": 3}]}).encode()
+    lists["large within"] = json.dumps({"mediaType": INDEX, "manifests": [within | {"size": 5 << 20}]}).encode()
     return put(site, "1.0", lists[what])
 
 
@@ -272,7 +301,9 @@ def wrong(version: Path, site: Site, what: str) -> str:
         ("several", "is 2 of which one must be chosen; say its digest"),
         ("a bad list", "by 'x', which is no sha256"),
         ("a list in a list", "is a list in a list"),
+        ("another size within", "a file has [0-9]+ bytes, not 3"),
         ("large", "its manifest has more than"),
+        ("large within", "its manifest has more than"),
     ],
 )
 def test_what_is_no_version_is_refused(
@@ -283,6 +314,51 @@ def test_what_is_no_version_is_refused(
         pull(address(site), wanted, means)
     assert str(means.cache.directory) not in caught.value.message
     nothing_is_there(wanted)
+
+
+def test_what_is_longer_than_it_was_said_is_not_downloaded(
+    version: Path, site: Site, wanted: Wanted, means: Means
+) -> None:  # fmt: skip
+    reported = []
+    means = replace(means, progress=lambda _, done, total: reported.append(done))
+    long = layer(site, random.Random(2).randbytes(5 << 20), "weights/a.bin")
+    for size in (3, 6 << 20):
+        push(site, "1.0", [layer(site, (version / "model.onnx").read_bytes(), "model.onnx"), long | {"size": size}])
+        with pytest.raises(ModelError, match=f"a file has {5 << 20} bytes, not {size} as its manifest says"):
+            pull(address(site), wanted, means)
+    put(site, "1.0", b" " * (5 << 20))
+    with pytest.raises(ModelError, match="its manifest has more than"):
+        pull(address(site), wanted, means)
+    assert max(reported) < 1 << 20
+    assert means.cache.size() < 1 << 20
+    nothing_is_there(wanted)
+
+
+def test_a_download_that_was_begun_is_of_the_size_that_is_said(
+    version: Path, site: Site, wanted: Wanted, means: Means
+) -> None:
+    told = layer(site, pack(version, version.parent / "small.sluice").path.read_bytes(), "small.sluice")
+    push(site, "1.0", [told])
+    site.cuts = [1 << 20, 1 << 20, 100_000, 0, 0, 0]  # of the answers to all requests
+    with pytest.raises(ModelError, match="gave up"):
+        pull(address(site), wanted, means)
+    assert means.cache.size() > 100_000
+    push(site, "2.0", [told | {"size": 3}])
+    with pytest.raises(ModelError, match="bytes, not 3 as its manifest says"):
+        pull(address(site, ":2.0"), wanted, means)
+    assert means.cache.size() < 100_000
+    check(pull(address(site), wanted, means), wanted)
+
+
+@pytest.mark.parametrize("title", ["../../x", "/etc/x", "weights/../x"])
+def test_names_are_looked_at_before_anything_is_downloaded(
+    title: str, version: Path, site: Site, wanted: Wanted, means: Means
+) -> None:
+    layers = [layer(site, (version / "model.onnx").read_bytes(), "model.onnx"), layer(site, b"x", title)]
+    push(site, "1.0", layers)
+    with pytest.raises(ModelError, match="must name a file inside"):
+        pull(address(site), wanted, means)
+    assert "blobs" not in asked(site)
 
 
 def test_what_the_registry_changes_is_noticed(version: Path, site: Site, wanted: Wanted, means: Means) -> None:
@@ -457,6 +533,8 @@ def test_a_token_that_ends_is_renewed(version: Path, site: Site, wanted: Wanted,
     [
         ('Bearer realm="http://tokens.example.com/"', "which is not https"),
         ('Bearer realm="http://127.0.0.1@tokens.example.com/"', "which is not https"),
+        ('Bearer realm="https://[::1/t?key=s3cret"', r"sends to 'https://\[::1/t' for tokens: Invalid IPv6 URL"),
+        ('Bearer realm="https://tokens.example.com/ü"', "which is no address"),
         ("Negotiate", "of a kind that is not known here: 'Negotiate'"),
         ("", "of a kind that is not known here"),
     ],

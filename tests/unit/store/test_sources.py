@@ -15,6 +15,7 @@ from time import monotonic
 import onnx
 import pytest
 from graphs import identity
+from shortdisk import short_disk
 from website import Site
 
 from sluice.errors import ModelError
@@ -363,6 +364,12 @@ def test_nobody_there(wanted: Wanted, means: Means) -> None:
         pull(f"{url}/small.sluice", wanted, means)
 
 
+def test_a_redirect_to_what_is_no_address_is_said(site: Site, wanted: Wanted, means: Means) -> None:
+    site.moved["/small.sluice"] = "https://[::1/t?key=s3cret"
+    with pytest.raises(ModelError, match=r"/small\.sluice: is redirected to what is no address$"):
+        pull(f"{site.url}/small.sluice", wanted, means)
+
+
 def test_redirects_are_followed_to_http_only(site: Site, package: bytes, wanted: Wanted, means: Means) -> None:
     with Site() as other:
         other.files = site.files
@@ -456,6 +463,24 @@ def test_a_disk_that_is_too_small_is_said_before(
         pull(f"{site.url}/small.sluice", wanted, means)
 
 
+def test_a_disk_that_is_full_for_a_moment_leaves_no_hole(site: Site, tmp_path: Path) -> None:
+    site.files["/x"] = random.Random(1).randbytes(3 << 20)
+    most = 0
+
+    def progress(step: str, done: int, total: int) -> None:
+        nonlocal most
+        most = most or done + 1001
+        limit(None if done > most else most)
+
+    with short_disk() as limit:
+        with pytest.raises(ModelError, match="cannot be written: File too large"):
+            download.download(f"{site.url}/x", tmp_path, rules=QUICK, progress=progress)
+        limit(None)
+        done = download.download(f"{site.url}/x", tmp_path, rules=QUICK)
+    assert done is not None
+    assert done.path.read_bytes() == site.files["/x"]
+
+
 def test_two_pulls_of_one_address_share_a_download(site: Site, package: bytes, wanted: Wanted, means: Means) -> None:
     errors: list[BaseException] = []
 
@@ -473,7 +498,3 @@ def test_two_pulls_of_one_address_share_a_download(site: Site, package: bytes, w
     assert errors == []
     assert sum("If-None-Match" not in headers for _, headers in site.requests) == 1
     assert sorted(os.listdir(wanted.models)) == ["a", "b", "c"]
-
-
-def test_what_may_be_secret_is_not_shown() -> None:
-    assert download.shown("https://me:secret@host:1/a/b?key=secret#secret") == "https://host:1/a/b"

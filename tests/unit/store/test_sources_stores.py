@@ -17,6 +17,7 @@ import pytest
 import signers
 from graphs import identity
 from objectstores import BUCKET, SERVERS, ObjectStore, Proxy, missing
+from shortdisk import short_disk
 
 from sluice.errors import ModelError
 from sluice.store import manifest, signing
@@ -422,6 +423,18 @@ def test_a_broken_directory_goes_on_where_it_was(
     store.proxy.before, store.proxy.cuts = lambda number: None, []
     check(pull(directory, wanted, means), wanted)
     assert brought > 4
+
+
+def test_a_disk_that_is_full_for_a_moment_leaves_no_hole(
+    store: ObjectStore, package: bytes, wanted: Wanted, means: Means
+) -> None:  # fmt: skip
+    source = f"{store.scheme}://{BUCKET}/packages/small.sluice"
+    with short_disk() as limit:
+        filling = replace(means, progress=lambda *_: limit(len(package) - 10))  # once the file is there, but empty
+        with pytest.raises(ModelError, match="cannot be written to the cache: File too large"):
+            pull(source, wanted, filling)
+    nothing_is_there(wanted)
+    check(pull(source, wanted, means), wanted)
 
 
 @pytest.mark.parametrize("kind", ["parts of an object", "objects of a directory"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,51 @@ async def test_what_was_done_is_not_thrown_away() -> None:
 
     assert await Wave(compute).run(list(range(100)), Breath()) == [10 * number for number in range(100)]
     assert queue.calls > 110
+
+
+def closing(after: int, advice: float) -> tuple[Queue, Callable[[int], Coroutine[Any, Any, int]]]:
+    """A queue that lets nobody in after so many calls, and says when to come again."""
+    queue = Queue(5)
+
+    async def compute(work: int) -> int:
+        if queue.calls >= after:
+            queue.calls += 1
+            raise Overloaded("too much", retry_after=advice)
+        return await queue.compute(work)
+
+    return queue, compute
+
+
+async def test_who_would_come_too_late_is_refused() -> None:
+    queue, compute = closing(after=10, advice=3600)
+    with pytest.raises(Overloaded):
+        await Wave(compute, deadline=time.monotonic() + 0.9).run(list(range(100)), Breath())
+    assert queue.inside == 0
+
+
+async def test_without_progress_a_request_is_refused_in_the_end() -> None:
+    queue, compute = closing(after=10, advice=0)
+    with pytest.raises(Overloaded):
+        await Wave(compute, patience=0.2).run(list(range(100)), Breath())
+    assert queue.inside == 0
+
+
+async def test_a_long_advice_is_not_waited_for() -> None:
+    answered, refused = asyncio.Event(), 0
+
+    async def compute(work: int) -> int:
+        nonlocal refused
+        if work == 0:
+            answered.set()
+        elif not refused:
+            await answered.wait()
+            await asyncio.sleep(0)
+            refused += 1
+            raise Overloaded("too much", retry_after=1e9)
+        return work
+
+    assert await asyncio.wait_for(Wave(compute).run([0, 1], Breath()), 60) == [0, 1]
+    assert refused == 1
 
 
 async def test_a_failure_ends_the_others() -> None:

@@ -78,7 +78,9 @@ async def test_a_deadline_ends_it(app: App) -> None:
         with pytest.raises(DeadlineExceeded):
             await app.engine.read(request)
         assert not request.timeline.queued
-        assert app.engine.in_flight == 0
+        with pytest.raises(DeadlineExceeded):
+            await app.engine.tokens(embedder(app), ["red"], Options(), "inputs", time.monotonic() + 0.05)
+        assert app.engine.in_flight == 1
     with pytest.raises(InvalidRequest):
         await first
 
@@ -88,12 +90,26 @@ async def test_a_cancel_ends_it(app: App) -> None:
     with releasing(held):
         first = await hold(app, held)
         task = asyncio.create_task(app.engine.read(asked("red", "green")))
-        while not app.engine.in_flight:
+        while app.engine.in_flight < 2:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert app.engine.in_flight == 0
+        assert app.engine.in_flight == 1
     with pytest.raises(InvalidRequest):
         await first
     assert len((await app.engine.read(asked("red", "green"))).parts) == 2
+
+
+async def test_a_drain_waits_for_what_is_tokenized(app: App) -> None:
+    held = Held()
+    with releasing(held):
+        first = await hold(app, held)
+        drained = asyncio.create_task(app.engine.drained())
+        await asyncio.sleep(0)
+        assert not drained.done()
+    with pytest.raises(InvalidRequest):
+        await first
+    await asyncio.wait_for(drained, 60)
+    assert await app.engine.decoded(embedder(app), [[4, 5]], skip_special=True) == ["red green"]
+    assert app.engine.in_flight == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sluice.errors import InvalidRequest, ModelError
-from sluice.text.tokenizing import MOST_CHARACTERS, MOST_TEXTS, Cut, Encoded, Options, Tokenizer, Tokenizing
+from sluice.errors import InternalError, InvalidRequest, ModelError
+from sluice.text.tokenizing import MOST_CHARACTERS, MOST_TEXTS, MOST_WINDOWS, Options, Tokenizer, Tokenizing
+from sluice.text.tokens import MOST_WINDOWS_OF_TEXT, Cut, Encoded
 
 WORDS = [f"word{number}" for number in range(50)]
 
@@ -144,3 +146,103 @@ def test_arrays_are_64_bit(tokenizer: Tokenizer) -> None:
     (found,) = tokenizer.encode(["word0"], Options())
     assert isinstance(found, Encoded)
     assert found.ids.dtype == np.int64
+
+
+class Panic(BaseException):
+    """What the library's panics are: no Exception."""
+
+
+@settings(deadline=None)
+@given(first=texts, second=texts, length=st.integers(4, 12), direction=st.sampled_from(["left", "right"]))
+def test_pairs_are_cut_as_the_library_does_it(
+    tokenizer: Tokenizer, first: str, second: str, length: int, direction: Any
+) -> None:
+    expected = library()
+    expected.enable_truncation(length, direction=direction)
+    own = expected.encode(first, second)
+    (found,) = tokenizer.encode([(first, second)], Options(Cut(length, direction), offsets=True))
+    assert isinstance(found, Encoded)
+    assert found.type_ids is not None
+    assert (found.ids.tolist(), found.type_ids.tolist()) == (own.ids, own.type_ids)
+    assert (list(found.offsets), list(found.sequences)) == (own.offsets, own.sequence_ids)
+    assert (found.is_cut, found.windows) == (bool(own.overflowing), ())
+
+
+@settings(deadline=None)
+@given(
+    text=texts, first=st.none() | st.just("word7 word8"), length=st.integers(7, 12), overlap=st.integers(0, 1),
+    direction=st.sampled_from(["left", "right"]),
+)  # fmt: skip
+def test_windows_are_those_of_the_library(
+    tokenizer: Tokenizer, text: str, first: str | None, length: int, overlap: int, direction: Any
+) -> None:
+    expected = library()
+    strategy = "longest_first" if first is None else "only_second"
+    expected.enable_truncation(length, stride=overlap, direction=direction, strategy=strategy)
+    own = expected.encode(text) if first is None else expected.encode(first, text)
+    given = text if first is None else (first, text)
+    (found,) = tokenizer.encode([given], Options(Cut(length, direction, overlap)))
+    assert isinstance(found, Encoded)
+    assert [one.ids.tolist() for one in (found, *found.windows)] == [one.ids for one in (own, *own.overflowing)]
+
+
+def test_a_pair_is_read_in_windows_of_its_second_text(tokenizer: Tokenizer) -> None:
+    cut = Options(Cut(16, overlap=6))
+    long, also_long, good = tokenizer.encode(
+        [("word0 " * 20, "word1 " * 40), ("word0 " * 7, "word1 " * 40), ("word0", "word1 " * 40)], cut
+    )
+    assert isinstance(long, InvalidRequest)
+    assert "the first text has 20 tokens" in long.message
+    assert isinstance(also_long, InvalidRequest)
+    assert isinstance(good, Encoded)
+    assert [one.ids.tolist().count(3) for one in (good, *good.windows)] == [1] * 6
+
+
+def test_too_many_windows_are_refused_before_they_are_made(tokenizer: Tokenizer) -> None:
+    cut = Options(Cut(4, overlap=1))
+    fits, refused = tokenizer.encode(
+        ["word0 " * (MOST_WINDOWS_OF_TEXT + 1), "word0 " * (MOST_WINDOWS_OF_TEXT + 2)], cut
+    )
+    assert isinstance(fits, Encoded)
+    assert len(fits.windows) == MOST_WINDOWS_OF_TEXT - 1
+    assert isinstance(refused, InvalidRequest)
+    assert "at most 64" in refused.message
+
+
+async def test_one_request_is_not_read_in_too_many_windows(tokenizer: Tokenizer, tokenizing: Tokenizing) -> None:
+    long = "word0 " * (MOST_WINDOWS_OF_TEXT + 1)
+    found = await tokenizing.encode(tokenizer, [long] * 100, Options(Cut(4, overlap=1)))
+    made = [one for one in found if isinstance(one, Encoded)]
+    assert sum(len(one.windows) for one in made) <= MOST_WINDOWS
+    assert len(made) == MOST_WINDOWS // (MOST_WINDOWS_OF_TEXT - 1)
+    assert ids(await tokenizing.encode(tokenizer, ["word0"] * 3000)) == [[1, 3, 2]] * 3000
+
+
+async def test_a_panic_fails_the_text_alone(path: Path, tokenizing: Tokenizing) -> None:
+    class Panicking(Tokenizer):
+        """Whose library panics at one word."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            plain = self._plain
+
+            class Library:
+                def encode_batch_fast(self, texts: list[str], **options: Any) -> Any:
+                    if "word9" in texts:
+                        raise Panic("stride")
+                    return plain.encode_batch_fast(texts, **options)
+
+            self._plain = Library()  # type: ignore[assignment]
+
+    good, bad = await tokenizing.encode(Panicking(path), ["word0", "word9"])
+    assert ids([good]) == [[1, 3, 2]]
+    assert isinstance(bad, InvalidRequest)
+
+
+async def test_a_bug_is_an_internal_error(path: Path, tokenizing: Tokenizing) -> None:
+    class Broken(Tokenizer):
+        def encode(self, texts: Any, options: Options) -> Any:
+            raise Panic("no")
+
+    with pytest.raises(InternalError):
+        await tokenizing.encode(Broken(path), ["word0"])

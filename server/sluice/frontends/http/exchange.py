@@ -199,7 +199,9 @@ class Exchange:
                 self._connection.abort()
             elif not self.disconnected:  # the server's time to stop is over
                 self._write_whole(self.errors(Stopping("the server is stopping")))
-        except Exception:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:
             _log.exception("cannot write the answer of %s %s", self.method, self.raw_path.decode())
             self._connection.abort()
         finally:
@@ -210,7 +212,9 @@ class Exchange:
             return await application(self)
         except SluiceError as error:
             return self.errors(error)
-        except Exception:
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException:  # as panics of libraries are
             _log.exception("unexpected error in %s %s", self.method, self.raw_path.decode())
             return self.errors(InternalError("internal error"))
 

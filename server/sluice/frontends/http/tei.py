@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from functools import partial
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from sluice.frontends.http.reply import Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.tei_bodies import Asked, EmbedBody, PipelineBody, PredictBody, SimilarityBody
 from sluice.frontends.http.texts import Texts, answer, check_count, prompted, texts_or_tokens
+from sluice.frontends.http.timeouts import deadline
 from sluice.request import Timeline
 from sluice.text import answers, heads
 from sluice.text.inputs import MOST_TEXTS
@@ -178,6 +178,7 @@ class TextEmbeddingsInference:
         )
 
     async def tokenize(self, exchange: Exchange) -> Reply:
+        received = time.monotonic()
         wanted = schema.decode(bodies.TOKENIZE, await self._read(exchange))
         _, _, text = self._model(exchange, wanted.model)
         texts = [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
@@ -185,7 +186,11 @@ class TextEmbeddingsInference:
         texts = prompted(texts, text, wanted.prompt_name) if wanted.prompt_name else texts
         exchange.cancel_on_disconnect = True
         encoded = await self._services.engine.tokens(
-            text, texts, Options(special=wanted.add_special_tokens, offsets=True), "inputs"
+            text,
+            texts,
+            Options(special=wanted.add_special_tokens, offsets=True),
+            "inputs",
+            deadline(exchange.headers, received),
         )
         return json_reply(
             [
@@ -204,6 +209,7 @@ class TextEmbeddingsInference:
         )
 
     async def decode(self, exchange: Exchange) -> Reply:
+        received = time.monotonic()
         wanted = schema.decode(bodies.DECODE, await self._read(exchange))
         _, _, text = self._model(exchange, wanted.model)
         if not wanted.ids:
@@ -217,8 +223,9 @@ class TextEmbeddingsInference:
             wrong = next((one for one in ids if not 0 <= one < 1 << 32), None)
             if wrong is not None:
                 raise InvalidRequest(f"ids: {wrong} is no token")
-        decode = partial(text.tokenizer.decode, skip_special=wanted.skip_special_tokens)
-        return json_reply(await asyncio.to_thread(lambda: [decode(ids) for ids in lists]))
+        exchange.cancel_on_disconnect = True
+        until = deadline(exchange.headers, received)
+        return json_reply(await self._services.engine.decoded(text, lists, wanted.skip_special_tokens, until))
 
     async def info(self, exchange: Exchange) -> Reply:
         """About the only model that takes texts, or the one that `?model=` names."""

@@ -94,9 +94,7 @@ class Texts:
             timeline=timeline,
             texts=texts,
             truncate=_direction(truncate, text.profile.truncate),
-            overlap=text.profile.overlap
-            if text.profile.pooling or text.profile.task != "token-classification"
-            else None,
+            overlap=None if offsets or _asks_for_tokens(text, output) else text.profile.overlap,
             offsets=offsets,
             at=at,
         )
@@ -104,16 +102,14 @@ class Texts:
         return await self._services.engine.read(request)
 
 
+def _asks_for_tokens(text: TextInput, output: str) -> bool:
+    """Whether each token is to be answered, which of a text's windows some would be twice."""
+    return bool(output) and len(text.spec.output_by_name[output].shape) == 3
+
+
 def prompted(texts: Sequence[str], text: TextInput, name: str | None) -> list[str]:
     """The texts behind the prompt of this name, or behind the one that is meant if none is named."""
-    prompts = text.profile.prompts
-    if name is None:
-        prompt = text.profile.default_prompt
-    elif name in prompts:
-        prompt = prompts[name]
-    else:
-        known = f"there are {', '.join(prompts)}" if prompts else "it has none"
-        raise InvalidRequest(f"prompt_name: '{text.spec.name}' has no prompt '{name}'; {known}")
+    prompt = text.prompt(name)
     return [prompt + one for one in texts] if prompt else list(texts)
 
 

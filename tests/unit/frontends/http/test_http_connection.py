@@ -431,9 +431,16 @@ async def test_a_client_that_leaves_during_its_body_is_forgotten(caplog: pytest.
     assert caplog.records == []
 
 
-async def test_an_unexpected_error_is_one_500_and_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
+class Panic(BaseException):
+    """What panics of libraries are: no Exception."""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("secret detail"), Panic("secret detail")])
+async def test_an_unexpected_error_is_one_500_and_one_log_line(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:  # fmt: skip
     async with running() as server, wire(server.port) as client:
-        server.engine.error = ZeroDivisionError("secret detail")
+        server.engine.error = error
         answer = await client.request("POST", PATH, infer_body())
         assert (answer.status, answer.json()) == (500, {"error": "internal error"})
         server.engine.error = None
