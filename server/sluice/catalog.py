@@ -272,6 +272,7 @@ class Catalog:
             if alias == aliases.PRODUCTION:
                 approved = await asyncio.to_thread(self._loader.approval.check, directory / number)
             served = self._versions.default(name)
+            unwanted = "" if any(one.number == number for one in self._versions.live_of(name)) else number
             await self._make_live(name, number, alias)
             try:
                 if approved and self._versions.live(name, number).digest != approved:
@@ -281,7 +282,7 @@ class Catalog:
                     )
                 change = await asyncio.to_thread(aliases.promote, directory, alias, number, by, reason, served)
             except BaseException:
-                await self._follower.undo(name)
+                await self._follower.undo(name, unwanted)
                 raise
             if change.before != change.after:
                 log.info("model '%s': %s is version %s now, by %s", name, alias, number, by or "nobody known")

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from sluice.errors import SluiceError
-from sluice.loading import Loader, Version, fingerprint_of
+from sluice.loading import Loader, Version
 from sluice.replacing import Replacement, Replacer
 from sluice.store import aliases
+from sluice.store.fingerprint import fingerprint_of, tried_of
 from sluice.store.repository import Finding, VersionFiles
 from sluice.versions import LOADING, READY, UNAVAILABLE, UNLOADED, UNLOADING, Status, Versions, full_name
 
@@ -45,6 +46,7 @@ class Follower:
         self._loader = loader
         self._replacer = replacer
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        versions.is_changing = self._is_locked
         self._overlays: dict[str, list[Path]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._troubles: dict[str, str] = {}  # of fallbacks, as they were last logged
@@ -54,6 +56,10 @@ class Follower:
 
     def lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
+
+    def _is_locked(self, name: str) -> bool:
+        lock = self._locks.get(name)
+        return lock is not None and lock.locked()
 
     def in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.get_running_loop().create_task(work)
@@ -191,7 +197,7 @@ class Follower:
         status = self._models[files.model].get(files.version)
         if status is None or status.version is not None or status.tried is None:
             return ""
-        return status.reason if status.tried == await asyncio.to_thread(_tried, files) else ""
+        return status.reason if status.tried == await asyncio.to_thread(tried_of, files) else ""
 
     def _is_live(self, number: str, name: str) -> bool:
         status = self._models[name].get(number)
@@ -207,7 +213,8 @@ class Follower:
 
     async def make_live(self, finding: Finding, number: str, instead: bool) -> str:
         """Bring up one version for an alias; the reason if it cannot be. `instead`: what answers now makes room for
-        it, if there is not enough for both, and answers until `settle`."""
+        it, if there is not enough for both, and answers until `settle`. Who answers stays until the aliases are known,
+        or until `undo`."""
         files = next((files for files in finding.versions if files.version == number), None)
         if files is None:
             reasons = (reason for version, reason in finding.problems if version in ("", number))
@@ -219,19 +226,21 @@ class Follower:
         serving = self._models[finding.name].get(self._versions.default(finding.name))
         version = serving.version if serving is not None else None
         leaving = [version] if instead and version is not None and version.number != number else []
-        return await self.bring_up(files, leaving, at_once=False)
+        self._versions.keep_default(finding.name)
+        if reason := await self.bring_up(files, leaving, at_once=False):
+            self._versions.release_default(finding.name)
+        return reason
 
     async def bring_up(self, files: VersionFiles, leaving: Sequence[Version] = (), *, at_once: bool = True) -> str:
         """Load one version; the reason if it cannot be. What makes room for it gets no more requests, `at_once` or
         when it is settled."""
         statuses = self._models[files.model]
         old = statuses.get(files.version)
-        fingerprint = await asyncio.to_thread(fingerprint_of, files)
-        if old is not None and old.version is not None:
-            if old.version.fingerprint == fingerprint:
-                return ""
-        else:
+        if old is None or old.version is None:
             statuses[files.version] = Status(LOADING, lost=_lost(old))
+        fingerprint = await asyncio.to_thread(fingerprint_of, files)
+        if old is not None and old.version is not None and old.version.fingerprint == fingerprint:
+            return ""
         try:
             replacement = await self._replacer.load(files, fingerprint, old.version if old else None, leaving)
         except Exception as error:  # whatever one version does must not stop the others
@@ -258,8 +267,8 @@ class Follower:
         self.failed(files.model)
         statuses = self._models[files.model]
         if statuses[files.version].version is None:
-            tried = await asyncio.to_thread(_tried, files)
-            statuses[files.version] = Status(UNAVAILABLE, reason, lost=_lost(statuses[files.version]), tried=tried)
+            status = statuses[files.version] = Status(UNAVAILABLE, reason, lost=_lost(statuses[files.version]))
+            status.tried = await asyncio.to_thread(tried_of, files)
         return reason
 
     async def _drain_replaced(self, version: Version) -> None:
@@ -315,8 +324,9 @@ class Follower:
         if version.number in self._versions.aliases(name).values():
             statuses[version.number] = _way(name)
 
-    async def undo(self, name: str) -> None:
-        """What was brought up in turn leaves again, and what made room for it is back."""
+    async def undo(self, name: str, unwanted: str = "") -> None:
+        """What was brought up in turn leaves again, and what made room for it is back; version `unwanted`, if there
+        is one, leaves in any case."""
         for replacement in self._pending.pop(name, ()):
             statuses, number = self._models[name], replacement.version.number
             back = next((version for version in replacement.leaving if version.number == number), None)
@@ -326,6 +336,11 @@ class Follower:
             if back is None:
                 statuses[number] = Status(UNAVAILABLE, UNLOADED)
             self.notify()
+        if unwanted:
+            self._models[name][unwanted].state = UNLOADING  # before the default is chosen
+            self._versions.choose_default(name)
+            await self.retire(name, unwanted)
+        self._versions.release_default(name)
 
     def report_fallbacks(self) -> None:
         """Say what is wrong with them, once everything that shall be loaded is."""
@@ -382,15 +397,3 @@ def _only_the_way_back(named: Mapping[str, str]) -> str:
     number = named.get(aliases.PREVIOUS, "")
     others = {value for alias, value in named.items() if alias != aliases.PREVIOUS}
     return number if aliases.PRODUCTION in named and number not in others else ""
-
-
-def _tried(files: VersionFiles) -> object:
-    """Equal while there is no reason to try again what failed: neither its files changed nor what is said of them."""
-    beside = []
-    for name in sorted(path.name for path in files.directory.iterdir()) if files.directory.is_dir() else ():
-        try:
-            seen = (files.directory / name).stat()
-        except OSError:
-            continue
-        beside.append((name, seen.st_mtime_ns, seen.st_size))
-    return fingerprint_of(files), beside

@@ -34,7 +34,7 @@ from sluice.spec import ModelSpec, Padding, Signature
 from sluice.store import inspection, learned, manifest, python_policy
 from sluice.store.approval import Approval
 from sluice.store.axes import build_spec, signature_from_settings
-from sluice.store.contents import Hashes, is_beside
+from sluice.store.contents import Hashes
 from sluice.store.graph_inspection import Inspected
 from sluice.store.repository import VersionFiles
 from sluice.store.settings import ModelSettings
@@ -139,6 +139,10 @@ class Loader:
         looked_up = {"sha256": self._hashes.looked_up, "cost": self.known_costs}
         return {(name, hit): counted[hit] for name, counted in looked_up.items() for hit in (True, False)}
 
+    async def verify(self, files: VersionFiles) -> None:
+        """ModelError if the version may not be loaded as its files are."""
+        await asyncio.to_thread(self._look_over, files)
+
     async def load(
         self, files: VersionFiles, fingerprint: object, old: Version | None, place: Place | None = None
     ) -> Version:
@@ -203,7 +207,7 @@ class Loader:
             spec = finding.spec
             text = await asyncio.to_thread(texts.load, files.directory, spec, settings)
             bounds = bounding.batch(self._limits, self._pool.kind, spec, settings)
-            warm_up = warming.works(spec, settings, bounds, files.directory.parent)
+            warm_up = await asyncio.to_thread(warming.works, spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
             warmed = await _all(costing.warm(worker, key, spec, warm_up) for worker in running)
             circumstances = costing.circumstances(files, running[0])
@@ -395,15 +399,3 @@ def _compared(files: VersionFiles, hashes: Hashes) -> manifest.Manifest | None:
     if said.file(name) is None:
         raise ModelError(f"{files.model}/{files.version}/{name}: a model's file must be one that its manifest names")
     return said
-
-
-def fingerprint_of(files: VersionFiles) -> object:
-    """Equal for a version whose files and settings did not change; what its manifest or card adds changes nothing. A
-    file's time can be set back, but for the last one."""
-    try:
-        paths = [path for path in files.directory.rglob("*") if not is_beside(path.relative_to(files.directory))]
-        looked = ((str(path), path.stat()) for path in paths)
-        seen = sorted((path, at.st_size, at.st_mtime_ns, at.st_ino, at.st_ctime_ns) for path, at in looked)
-    except OSError:
-        seen = []
-    return files.settings, files.directory, seen

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 from sluice.config import settings as config
 from sluice.errors import ModelError, NoRoom, SluiceError
-from sluice.loading import Loader, Place, Version, fingerprint_of
+from sluice.loading import Loader, Place, Version
+from sluice.store.fingerprint import fingerprint_of
 from sluice.store.repository import VersionFiles
 from sluice.workers.worker import Resident, State, Worker
 
@@ -79,6 +80,7 @@ class Replacer:
                 if self._mode != "auto" or not leaving or not back:
                     raise
                 reason = f"there is no room for it beside: {error.message}"
+        await self._loader.verify(files)  # before anybody gives up anything for it
         log.info("model '%s' version %s replaces %s in turn: %s", files.model, files.version, _names(leaving), reason)
         async with self._one:
             return await self._in_turn(files, fingerprint, old, leaving)
@@ -120,20 +122,26 @@ class Replacer:
             raise ModelError("no worker is running on the devices this model asks for")
         first = running[: (len(running) + 1) // 2]
         given_up: list[tuple[Worker, Resident]] = []
+        version: Version | None = None
         try:
             await _hold_up(leaving, first)
-            given_up += await _vacate(first[0], leaving)
+            await _vacate(first[0], leaving, given_up)
             version = await self._loader.load(files, fingerprint, old, Place(workers, first[0], leaving[0].cost))
+            for worker in first[1:]:
+                await _vacate(worker, leaving, given_up)
+                await _follow(worker, version)
         except BaseException as error:
             reason = error.message if isinstance(error, SluiceError) else repr(error)
             log.warning("model '%s': back to %s: %s", files.model, _names(leaving), reason)
-            await _restore(given_up)
-            for one in leaving:
-                one.gate.open()
+            try:
+                if version is not None:
+                    await self.undo(Replacement(version, leaving, given_up=given_up))
+                else:
+                    await _restore(given_up)
+            finally:  # whatever becomes of it, nobody waits for ever
+                for one in leaving:
+                    one.gate.open()
             raise
-        for worker in first[1:]:
-            given_up += await _vacate(worker, leaving)
-            await _follow(worker, version)
         rest = [worker for worker in workers if worker not in first]
         return Replacement(version, leaving, rest, given_up)
 
@@ -173,13 +181,11 @@ async def _hold_up(leaving: Sequence[Version], first: Sequence[Worker]) -> None:
             await version.lane.drained()
 
 
-async def _vacate(worker: Worker, leaving: Sequence[Version]) -> list[tuple[Worker, Resident]]:
-    given_up = []
+async def _vacate(worker: Worker, leaving: Sequence[Version], given_up: list[tuple[Worker, Resident]]) -> None:
     for version in leaving:
         resident = await worker.vacate(version.lane.key)
         if resident is not None:
             given_up.append((worker, resident))
-    return given_up
 
 
 async def _follow(worker: Worker, version: Version) -> None:

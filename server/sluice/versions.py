@@ -5,7 +5,8 @@ The catalog changes the states; this file draws the conclusions from them, alway
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+import os
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -60,7 +61,9 @@ class Versions:
         self._repository = repository
         self._default: dict[str, Version] = {}  # who answers requests that name no version
         self._aliases: dict[str, dict[str, str]] = {}
+        self._kept: set[str] = set()  # models whose default stays until their aliases are known
         self.by_model: dict[str, dict[str, Status]] = {}
+        self.is_changing: Callable[[str], bool] = lambda name: False  # whether somebody is about to change a model
 
     def known(self, name: str) -> dict[str, Status]:
         """The versions of a model; raises UnknownModel, or NotReady if it is on disk only."""
@@ -82,15 +85,17 @@ class Versions:
     def names_on_disk(self) -> list[str]:
         """As they can be told; what cannot, since it is no UTF-8, is escaped as `repository` does it."""
         try:
-            entries = self._repository.iterdir()
-            return sorted(repository.printable(path.name) for path in entries if path.is_dir() and path.name[0] != ".")
+            with os.scandir(self._repository) as entries:  # which asks the disk about links only
+                found = [one.name for one in entries if not one.name.startswith(".") and _is_directory(one)]
+            return sorted(map(repository.printable, found))
         except OSError:
             return []
 
     def forget_deleted(self, on_disk: Container[str]) -> None:
         """Models that were unloaded and are not there any more are not known any more."""
         for name, statuses in list(self.by_model.items()):
-            if name not in on_disk and statuses and all(status.reason == UNLOADED for status in statuses.values()):
+            unloaded = statuses and all(status.reason == UNLOADED for status in statuses.values())
+            if unloaded and name not in on_disk and not self.is_changing(name):
                 self.forget(name)
 
     def forget(self, name: str) -> None:
@@ -98,9 +103,13 @@ class Versions:
         self.by_model.pop(name, None)
         self._aliases.pop(name, None)
         self._default.pop(name, None)
+        self._kept.discard(name)
 
     def all_live(self) -> list[Version]:
-        versions = [status.version for statuses in self.by_model.values() for status in statuses.values()]
+        return [version for name in self.by_model for version in self.live_of(name)]
+
+    def live_of(self, name: str) -> list[Version]:
+        versions = [status.version for status in self.by_model.get(name, {}).values()]
         return [version for version in versions if version is not None]
 
     def choose_default(self, name: str) -> None:
@@ -108,7 +117,9 @@ class Versions:
         alias, to the latest that is live."""
         statuses = self.by_model[name]
         ready = [number for number, status in statuses.items() if status.state == READY]
-        if chosen := self.aliases(name).get(aliases.PRODUCTION):
+        if name in self._kept and self.default(name) in ready:
+            ready = [self.default(name)]
+        elif chosen := self.aliases(name).get(aliases.PRODUCTION):
             ready = [chosen] if chosen in ready else []
         default = statuses[max(ready, key=int)].version if ready else None
         if default is None:
@@ -119,6 +130,14 @@ class Versions:
     def forget_default(self, name: str) -> None:
         self._default.pop(name, None)
 
+    def keep_default(self, name: str) -> None:
+        """What is brought up from here on answers nothing that it is not asked by number, as long as what answers now
+        can: it is still to be named."""
+        self._kept.add(name)
+
+    def release_default(self, name: str) -> None:
+        self._kept.discard(name)
+
     # What the versions are called.
 
     def aliases(self, name: str) -> Mapping[str, str]:
@@ -126,6 +145,7 @@ class Versions:
 
     def name_them(self, name: str, found: Mapping[str, str]) -> None:
         """The aliases are these from now on; but production stays with what serves, rather than go to what does not."""
+        self.release_default(name)
         named = dict(found)
         status = self.by_model[name].get(named.get(aliases.PRODUCTION, ""))
         serving = self._default.get(name)
@@ -268,6 +288,13 @@ class Versions:
         if not serving:
             return Part("model", name, Condition.FAILED, reason)
         return Part("model", name, Condition.DEGRADED if reason else Condition.OK, reason or version.trouble)
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # as of a link that leads to itself
+        return False
 
 
 def full_name(version: Version) -> str:

@@ -1,7 +1,9 @@
 """A server that follows its repository's files, with real workers and without front ends."""
 
 import asyncio
+import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from sluice.app import App
 from sluice.config.settings import Models, Settings, Workers
-from sluice.errors import UnknownModel
+from sluice.errors import ModelError, UnknownModel
 from sluice.request import InferRequest, Tensor
 from sluice.store import aliases
 from sluice.store.manifest import seal
@@ -228,3 +230,87 @@ async def test_rows_of_what_was_unloaded_do_not_pile_up(opened: Opened, tmp_path
         assert states(app) == {("tagger", "5"): "UNAVAILABLE", ("tagger", "4"): "UNAVAILABLE"}
         shutil.rmtree(tmp_path / "tagger")
         assert states(app) == {}
+
+
+DELETES_ITSELF = """
+import shutil
+
+
+class Model:
+    def load(self, directory, parameters):
+        shutil.rmtree(directory)
+        raise RuntimeError("gone")
+"""
+
+
+async def test_a_version_that_goes_while_it_is_loaded_is_no_longer_loading(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, factor=10)
+    async with opened(watch=0, python_directories=[tmp_path]) as app:
+        graphs.python_model(tmp_path, "goes", DELETES_ITSELF)
+        with pytest.raises(ModelError):
+            await app.catalog.load("goes")
+        assert states(app) == {("tagger", "1"): "READY", ("goes", "1"): "UNAVAILABLE"}
+
+
+WARM_UP = """
+[[warm_up]]
+[[warm_up.input]]
+name = "input_ids"
+datatype = "INT64"
+shape = [4]
+source = "file"
+file = "slow"
+"""
+
+
+async def test_others_answer_while_what_warms_a_version_is_made(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, factor=10)
+    async with opened(watch=0) as app:
+        graphs.tagger(tmp_path, "other", factor=7)
+        (tmp_path / "other" / "model.toml").write_text(WARM_UP)
+        (tmp_path / "other" / "warmup").mkdir()
+        file = tmp_path / "other" / "warmup" / "slow"
+        os.mkfifo(file)
+        asked, answered = threading.Event(), threading.Event()
+        ends: list[bool] = []
+
+        def write() -> None:
+            with file.open("wb") as pipe:  # once somebody reads
+                asked.set()
+                ends.append(answered.wait(20))
+                pipe.write(bytes(4 * 8))
+
+        loading = asyncio.create_task(app.catalog.load("other"))
+        writing = asyncio.create_task(asyncio.to_thread(write))
+        await asyncio.to_thread(asked.wait)
+        assert await factor(app) == 10
+        answered.set()
+        await writing
+        await loading
+        assert ends == [True]
+        assert await factor(app, name="other") == 7
+
+
+async def test_a_link_that_leads_to_itself_stops_no_start(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, factor=10)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "2").symlink_to("2")
+    async with opened() as app:
+        assert await factor(app) == 10
+        graphs.tagger(tmp_path, version="2", factor=20)
+        await until(app, lambda: states(app).get(("tagger", "2")) == "READY")
+
+
+async def test_nobody_forgets_a_model_that_is_about_to_be_loaded_again(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, "other", factor=7)
+    path = graphs.tagger(tmp_path, factor=10)
+    content = {"file:1/model.onnx": path.read_bytes()}
+    shutil.rmtree(tmp_path / "tagger")
+    async with opened(watch=0) as app:
+        await app.catalog.load("tagger", "{}", content)
+        await app.catalog.unload("tagger")
+        async with app.catalog.follower.lock("tagger"):  # as whoever loads it
+            assert states(app) == {("other", "1"): "READY", ("tagger", "1"): "UNAVAILABLE"}
+        assert states(app) == {("other", "1"): "READY"}
+        await app.catalog.load("tagger", "{}", content)
+        assert await factor(app) == 10

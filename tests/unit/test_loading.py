@@ -9,9 +9,10 @@ import graphs
 import pytest
 
 from sluice.config import settings
-from sluice.loading import Loader, fingerprint_of
+from sluice.loading import Loader
 from sluice.scheduler.cost import Cost
 from sluice.store import card, learned
+from sluice.store.fingerprint import fingerprint_of
 from sluice.store.manifest import seal
 from sluice.store.repository import find
 

@@ -259,3 +259,33 @@ async def test_what_is_unknown_or_not_allowed(opened: Opened, model: Path) -> No
                 await refused
         with pytest.raises(Unsupported, match=r"models\.control is off"):
             app.catalog.aliases("tagger")
+
+
+@pytest.mark.parametrize("replace", ["beside", "in-turn"])
+@pytest.mark.parametrize("alias", ["production", "staging"])
+async def test_one_that_cannot_be_written_changes_nothing(
+    opened: Opened, tmp_path: Path, replace: str, alias: str
+) -> None:
+    graphs.tagger(tmp_path, version="1", factor=10)
+    async with opened(replace=replace) as app:
+        graphs.tagger(tmp_path, version="2", factor=20)
+        in_the_way = tmp_path / "tagger" / aliases.HISTORY
+        in_the_way.mkdir()
+        with pytest.raises(ModelError, match=aliases.HISTORY):
+            await app.catalog.promote("tagger", alias, "2", "")
+        assert await factor(app) == 10
+        assert live(app) == ["1"]
+        assert app.catalog.aliases("tagger").default == "1"
+        in_the_way.rmdir()
+        await app.catalog.promote("tagger", "production", "2", "")
+        assert await factor(app) == 20
+
+
+async def test_nothing_answers_for_one_that_cannot_be_written(opened: Opened, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, version="1", factor=10)
+    async with opened(load=[]) as app:
+        (tmp_path / "tagger" / aliases.HISTORY).mkdir()
+        with pytest.raises(ModelError, match=aliases.HISTORY):
+            await app.catalog.promote("tagger", "production", "1", "")
+        with pytest.raises(NotReady):
+            await factor(app)

@@ -15,7 +15,8 @@ from sluice.app import App
 from sluice.config.settings import Models, Server, Settings, Workers
 from sluice.errors import ModelError, NotReady
 from sluice.request import InferRequest, Tensor
-from sluice.store import aliases
+from sluice.store import aliases, repository
+from sluice.store.manifest import seal
 
 Opened = Callable[..., AbstractAsyncContextManager[App]]
 
@@ -111,6 +112,39 @@ async def test_one_that_cannot_be_had_leaves_the_old_one(opened: Opened, model: 
         assert set(answers) == {10}
         assert live(app) == ["1"]
         assert holding(app, "1") == workers
+
+
+async def test_one_that_is_interrupted_on_its_way_leaves_the_old_one(opened: Opened, model: Path) -> None:
+    async with opened(workers=3) as app:
+        async with asked(app) as answers:
+            graphs.tagger(model.parent, version="2", factor=20)
+            finding = repository.find(model.parent, "tagger")
+            changing = asyncio.create_task(app.catalog.follower.apply(finding))
+            old = app.catalog.live("tagger")
+            while sum(old.lane.key in worker.serving for worker in old.workers) > 1:  # the second has given it up
+                await asyncio.sleep(0)
+            changing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await changing
+            assert not old.gate.shut
+            assert [worker.serving for worker in old.workers] == [{old.lane.key}] * 3
+        assert set(answers) == {10}
+
+
+async def test_nothing_is_given_up_for_one_that_is_not_as_it_was_sealed(opened: Opened, model: Path) -> None:
+    async with opened() as app:
+        path = graphs.tagger(model.parent, version="2", factor=20)
+        seal(path.parent)
+        graphs.tagger(model.parent, version="2", factor=30)
+        (worker,) = app.pool.workers
+        held = frozenset(worker.serving)
+        promoting = asyncio.create_task(app.catalog.promote("tagger", "production", "2", ""))
+        while not promoting.done():
+            assert worker.serving == held
+            await asyncio.sleep(0)
+        with pytest.raises(ModelError, match="tagger/2 is not what its manifest says"):
+            await promoting
+        assert await factor(app) == 10
 
 
 @pytest.mark.parametrize("workers", [1, 2])

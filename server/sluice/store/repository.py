@@ -65,7 +65,7 @@ class Finding:
 def scan(repository: Path) -> list[Finding]:
     """Every model in the repository, by name; only a repository that cannot be read is an error."""
     try:
-        directories = sorted(path for path in repository.iterdir() if path.is_dir())
+        directories = sorted(path for path in repository.iterdir() if os.path.isdir(path))  # which never raises
     except OSError as error:
         raise ModelError(f"the model repository {repository} cannot be read: {error.strerror}") from error
     return [_examine(repository, path, None) for path in directories if not _TEMPORARY.fullmatch(path.name)]

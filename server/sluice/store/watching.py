@@ -151,7 +151,7 @@ class Watch:
         return changes
 
     def _names(self) -> list[str]:
-        return sorted(path.name for path in self._repository.iterdir() if is_name(path.name) and path.is_dir())
+        return sorted(path.name for path in self._repository.iterdir() if is_name(path.name) and _is_directory(path))
 
 
 def lacking(directory: Path) -> str:
@@ -191,14 +191,22 @@ def _look_at(directory: Path) -> tuple[_Seen | None, dict[str, _Seen]]:
     except OSError:
         return None, {}
     for entry in entries:
-        if is_number(entry.name) and entry.is_dir():
+        if is_number(entry.name) and _is_directory(entry):
             versions[entry.name] = tuple(sorted(_below(entry.path)))
         elif is_name(entry.name) and entry.name != HISTORY:
-            if entry.is_dir():
+            if _is_directory(entry):
                 own += sorted(_below(entry.path))
             else:
                 own.append(_stat(entry.path))
     return tuple(own), versions
+
+
+def _is_directory(entry: os.DirEntry[str] | Path) -> bool:
+    """What cannot be asked, as a link that leads to itself, is none; it must not hide all the others."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _below(top: str) -> Iterator[tuple[str, int, int]]:

@@ -9,6 +9,7 @@ in a batch of 8: cosine 0.983-0.990).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Sequence
@@ -46,7 +47,10 @@ async def probe(worker: Worker, key: str, spec: ModelSpec, tolerance: float, ask
     wide = replace(spec, outputs=tuple(replace(output, default=True) for output in spec.outputs))
     shapes = [(rows if spec.batched else 1, length) for rows, length in _SHAPES]
     for integer in (_LARGEST_INTEGER, 0):
-        works = [work(wide, rows, length, seed, integer) for seed, (rows, length) in enumerate(shapes)]
+        works = [
+            await asyncio.to_thread(work, wide, rows, length, seed, integer)
+            for seed, (rows, length) in enumerate(shapes)
+        ]
         try:
             if not spec.batched:
                 return Finding(await _axes_of_one(worker, key, wide, works, spec))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import time
@@ -80,7 +81,7 @@ def _shapes(spec: ModelSpec, bounds: Bounds, longest: int) -> Iterator[tuple[int
 
 async def _seconds(worker: Worker, key: str, spec: ModelSpec, rows: int, length: int) -> float | None:
     """What a run of this shape takes. None if the model refuses such input."""
-    made_up = [work(spec, rows, length)]
+    made_up = [await asyncio.to_thread(work, spec, rows, length)]
     quickest = math.inf
     try:
         await worker.trial(key, spec, made_up)

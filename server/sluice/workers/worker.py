@@ -334,6 +334,10 @@ class Worker:
                 pass  # whatever it computed has ended
         except TimeoutError:
             pass  # it is out of service, and computes nothing
+        except BaseException:
+            if resident is not None:
+                self.adopt(resident)
+            raise
         finally:
             self._waiting.discard(limit)
         self.unload(key)

@@ -138,3 +138,17 @@ def test_a_manifest_that_is_half_there_says_so(tmp_path: Path) -> None:
     text = (version / "manifest.toml").read_text()
     (version / "manifest.toml").write_text(text[: len(text) // 2])
     assert "tagger/1/manifest.toml" in lacking(version)
+
+
+def test_a_link_that_leads_to_itself_hides_nothing_else(watch: Watch, tmp_path: Path) -> None:
+    graphs.tagger(tmp_path, "other")
+    assert looks(watch) == [Changed("other")]
+    (tmp_path / "other" / "2").symlink_to("2")
+    (tmp_path / "other" / "loop").symlink_to("loop")
+    (tmp_path / "round").symlink_to("round")
+    graphs.tagger(tmp_path, version="2")
+    assert sorted(change.name for change in looks(watch)) == ["other", "tagger"]
+    anew = Watch(tmp_path)
+    anew.begin()
+    graphs.tagger(tmp_path, version="3")
+    assert looks(anew) == [Changed("tagger")]

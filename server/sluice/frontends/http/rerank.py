@@ -201,7 +201,11 @@ class Rerank:
             truncate=parameters.truncate,
             offsets=tagging,
         )
-        output = await one_by_one(self._answers(response, texts, profile.task, parameters))
+        if profile.task == "sparse":
+            sparse = answers.sparse_in_turn(response)
+            output: list[Any] = [{"indices": each[0], "values": each[1]} async for each in sparse]
+        else:
+            output = await one_by_one(self._answers(response, texts, profile.task, parameters))
         value = {
             "model_id": wanted.model_id,
             "model_version": response.version,
@@ -230,8 +234,6 @@ class Rerank:
                 return ([span(one) for one in each] for each in found)
             case "rerank":
                 return answers.scores(response, activation)
-            case "sparse":
-                return ({"indices": each[0], "values": each[1]} for each in answers.sparse(response))
         return (part[0].array()[0] for part in response.parts)
 
     async def _read(self, exchange: Exchange) -> bytes:
