@@ -42,6 +42,7 @@ from sluice.store.trust import Trust
 from sluice.telemetry.record import Record, VersionRecord
 from sluice.text import inputs as texts
 from sluice.text.inputs import TextInput
+from sluice.text.tokenizing import Unreadable
 from sluice.workers import bounding, costing, profiling, warming, wire
 from sluice.workers.pool import Pool
 from sluice.workers.probe import probe
@@ -205,7 +206,7 @@ class Loader:
             padding = Padding(settings.padding) if settings.padding else None
             finding = await probe(running[0], key, spec, settings.tolerance, padding)
             spec = finding.spec
-            text = await asyncio.to_thread(texts.load, files.directory, spec, settings)
+            text, unread = await _text(files, spec, settings)
             bounds = bounding.batch(self._limits, self._pool.kind, spec, settings)
             warm_up = await asyncio.to_thread(warming.works, spec, settings, bounds, files.directory.parent)
             await _all(worker.load(load) for worker in running[1:])
@@ -242,7 +243,7 @@ class Loader:
             worker.adopt(resident)
         seconds = time.monotonic() - began
         record.loaded(seconds, size, held)
-        trouble = next((one.trouble for one in warmed if one.trouble), "")
+        trouble = next((one.trouble for one in warmed if one.trouble), "") or unread
         circuit = Circuit(
             lane, workers, warmed[0].passed, partial(self._scheduler.refuse_all, lane), lambda: self.notify()
         )
@@ -387,6 +388,14 @@ async def _all(awaitables: Iterable[Awaitable[_T]]) -> list[_T]:
         if isinstance(outcome, BaseException):
             raise outcome
     return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
+async def _text(files: VersionFiles, spec: ModelSpec, settings: ModelSettings) -> tuple[TextInput | None, str]:
+    """What it needs to take texts, or why it takes tokens only although it has a tokenizer."""
+    try:
+        return await asyncio.to_thread(texts.load, files.directory, spec, settings), ""
+    except Unreadable as error:
+        return None, f"takes no texts: {error.message}"
 
 
 def _compared(files: VersionFiles, hashes: Hashes) -> manifest.Manifest | None:

@@ -33,6 +33,7 @@ ELSEWHERE = {
     errors.CircuitOpen: "see test_breakers.py",
     errors.TooSlow: "HTTP only: see test_nasty_http.py",
     errors.Overloaded: "see test_overload.py",
+    errors.NotApproved: "see test_signed.py",
     errors.WorkerLost: "see test_a_request_that_kills_its_workers",
 }
 

@@ -91,7 +91,8 @@ def test_a_damaged_tokenizer_is_said(tmp_path: Path, start_server: StartServer) 
     (texts.embedder(tmp_path, "wrong") / "1" / "tokenizer.json").write_text("{}")
     server = start_server(tmp_path, "--workers", "1")
     _, index = server.request("POST", "/v2/repository/index", {})
-    assert "tokenizer.json: is no tokenizer" in index[0]["reason"]
+    assert (index[0]["state"], "tokenizer.json: is no tokenizer" in index[0]["reason"]) == ("READY", True)
+    assert server.request("POST", "/embed", {"inputs": "red", "model": "wrong"})[0] == 422
 
 
 def test_long_pairs_are_answered_or_refused(tmp_path: Path, start_server: StartServer) -> None:

@@ -51,6 +51,10 @@ class Options:
     offsets: bool = False  # tell where in the text each token stands
 
 
+class Unreadable(ModelError):
+    """A tokenizer's file is none; the model can still be asked with tokens."""
+
+
 class Tokenizer:
     """One model's tokenizer, ready for every way of cutting."""
 
@@ -62,9 +66,9 @@ class Tokenizer:
         try:
             plain = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path.name}: cannot be read: {error}") from error
+            raise Unreadable(f"{path.name}: cannot be read: {error}") from error
         except Exception as error:  # the library raises nothing more specific
-            raise ModelError(f"{path.name}: is no tokenizer: {error}") from error
+            raise Unreadable(f"{path.name}: is no tokenizer: {error}") from error
         truncation = plain.truncation
         self.max_length: int | None = truncation["max_length"] if truncation else None  # that it was saved with
         plain.no_truncation()
