@@ -42,7 +42,7 @@ def verify(
             found = package.digests()
     if signature is not None:
         told = Trust(models).account(signature, found, name, content.source)
-    elif models.signatures == "require":
+    elif models.signatures == "require" or models.trusted_keys:  # who names a key wants to know that it signed
         raise ModelError(f"{target} is not signed")
     else:
         told = "no"

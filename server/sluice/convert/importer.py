@@ -70,8 +70,8 @@ def import_model(
 def check_names(name: str, version: str) -> None:
     if not NAME.fullmatch(name):
         raise ConfigError(f"name: {name!r} must be letters, digits, '.', '_' and '-', and start with a letter or digit")
-    if not (version.isascii() and version.isdigit() and (version == "0" or version[0] != "0")):
-        raise ConfigError(f"version: {version!r} must be a whole number")
+    if not (version.isascii() and version.isdigit() and version[0] != "0"):
+        raise ConfigError(f"version: {version!r} must be a whole number from 1")
 
 
 def need_extra() -> None:

@@ -49,12 +49,14 @@ def fetched(url: str, shown: str, sha256: str, means: Means, bring: Bring) -> It
             if done is not None:
                 wanted = _checked(done.path, shown, sha256)
                 held = stack.enter_context(cache.adopt(done.path, wanted))
-        shutil.rmtree(place)
-        if held is None:
-            raise ModelError(f"{shown}: the server says that nothing changed, and was not asked")
-        yield held
-        if done is not None:
-            cache.note(key, Address(shown, done.validator, wanted))
+        try:
+            if held is None:
+                raise ModelError(f"{shown}: the server says that nothing changed, and was not asked")
+            yield held
+            if done is not None:
+                cache.note(key, Address(shown, done.validator, wanted))
+        finally:  # whoever waits for it comes when there is a note
+            shutil.rmtree(place)
 
 
 def not_in_cache(shown: str) -> ModelError:

@@ -58,7 +58,7 @@ def pull(source: str, wanted: Wanted, means: Means) -> Placed:
         return _store(source, wanted, means)
     if registry := {"mlflow": mlflow.pull, "oci": oci.pull}.get(scheme[1].lower()):
         return registry(source, wanted, means)
-    schemes = "https://, http://, s3://, gs://, az://, mlflow:// or oci://"
+    schemes = "https://, http://, hf://, s3://, gs://, az://, mlflow:// or oci://"
     raise ModelError(f"{scheme[1]}://: versions come from a path, {schemes}")
 
 

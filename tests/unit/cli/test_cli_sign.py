@@ -35,6 +35,7 @@ def refused(capsys: Captured, *arguments: str) -> str:
 
 def test_a_version_is_signed_and_verified(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "signed: no\n" in printed(capsys, "verify", "tagger/1")
+    assert "is not signed" in refused(capsys, "verify", "tagger/1", "--trusted-key", "keys/ann.pub")
     out = printed(capsys, "sign", "tagger/1", "--key", "keys/ann.key")
     assert out.startswith("models/tagger/1 is signed by key sha256:")
     assert out.endswith(", 2 files\n")
