@@ -1,7 +1,6 @@
 """A model that takes more and more memory meets a server that first says so, then shrinks, then refuses, and recovers
 once the memory is free; its budget may be its own or the container's."""
 
-import contextlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -171,20 +170,16 @@ def mounts() -> Iterator[tuple[Path, str]]:
             yield place, "memory.limit_in_bytes"
 
 
-@contextlib.contextmanager
-def joined(group: Path) -> Iterator[None]:
-    """This process is in the group, and what it starts will be."""
-    version1 = (group / "memory.limit_in_bytes").exists()
-    lines = (line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines())
-    home = next(path for _, names, path in lines if (("memory" in names.split(",")) if version1 else not names))
-    (group / "cgroup.procs").write_text(str(os.getpid()))
-    try:
-        yield
-    finally:
-        (group.parent / home.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
+def joining(group: Path, place: Path) -> dict[str, str]:
+    """An environment in which a Python process goes into the group before it does anything else. The test's own process
+    stays out: what it touches meanwhile would be counted there."""
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(f"open({str(group / 'cgroup.procs')!r}, 'w').write('0')\n")
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(place), os.environ.get("PYTHONPATH"))))}
 
 
-def test_a_containers_limit(group: Path, repository: Path, start_server: StartServer) -> None:
-    with joined(group):
-        server = start_server(repository, "--python-directory", str(repository), "--workers", "1")
+def test_a_containers_limit(group: Path, repository: Path, start_server: StartServer, tmp_path: Path) -> None:
+    environment = joining(group, tmp_path / "site")
+    flags = ("--python-directory", str(repository), "--workers", "1")
+    server = start_server(repository, *flags, environment=environment)
     check_the_way_up_and_down(server)
