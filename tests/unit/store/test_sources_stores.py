@@ -367,7 +367,9 @@ def test_what_the_cache_has_is_not_downloaded_again(
     manifest.seal(version)
     upload(version, store)
     assert pull(directory, wanted, means).directory == wanted.models / "small/2"
-    assert {name for name, _ in store.proxy.stretches[asked:]} == {"manifest.toml", "README.md", "more.txt"}
+    brought = {name for name, _ in store.proxy.stretches[asked:]}
+    # The card is not sealed: it is brought again if the store gave it another time, of which it counts the seconds.
+    assert brought - {"README.md"} == {"manifest.toml", "more.txt"}
 
 
 @pytest.mark.parametrize("kind", ["missing", "more", "longer"])
