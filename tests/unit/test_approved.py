@@ -3,14 +3,15 @@
 import mmap
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import graphs
 import numpy as np
 import pytest
 import signers
+from apps import running
 from signers import Signer
 
 from sluice.app import App
@@ -32,16 +33,9 @@ def ann(tmp_path: Path) -> Signer:
 def opened(tmp_path: Path, ann: Signer) -> Opened:
     """The inner parts of a server on the test's repository, where production is for what ann signed."""
 
-    @asynccontextmanager
-    async def open_app(approval: tuple[str, ...] = ("signed",)) -> AsyncIterator[App]:
+    def open_app(approval: tuple[str, ...] = ("signed",)) -> AbstractAsyncContextManager[App]:
         said = {"repository": tmp_path, "approval": approval, "trusted_keys": [str(ann.public)]}
-        app = App(Settings(models=Models.model_validate(said), workers=Workers(device="cpu", count=1)))
-        try:
-            await app.pool.start()
-            await app.catalog.load_all()
-            yield app
-        finally:
-            await app.close()
+        return running(Settings(models=Models.model_validate(said), workers=Workers(device="cpu", count=1)))
 
     return open_app
 

@@ -9,6 +9,7 @@ import typer
 
 from sluice.cli.console import terminal
 from sluice.cli.packages import needs
+from sluice.cli.progress import bars
 
 Report = Callable[[str, int, int], None]  # step, how much of it is done, how much there is
 DEMO = "demo"
@@ -57,17 +58,9 @@ def steps() -> Iterator[Report]:
     if not console.is_terminal:
         yield _Lines()
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        tasks = {}
-
-        def report(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
-
+    with bars(console, MofNCompleteColumn(), TimeElapsedColumn()) as report:
         yield report
 
 

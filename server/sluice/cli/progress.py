@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from sluice.cli.console import terminal
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import ProgressColumn
+
     from sluice.store.package import Progress
 
 
@@ -31,15 +34,23 @@ def progress() -> Iterator[Progress]:
     if not console.is_terminal:
         yield silent
         return
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console) as bars:
+    with bars(console, DownloadColumn(), TransferSpeedColumn()) as report:
+        yield report
+
+
+@contextmanager
+def bars(console: Console, *columns: ProgressColumn) -> Iterator[Progress]:
+    """A bar for each step, with what these columns tell of it."""
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=console) as shown:
         tasks = {}
 
         def report(step: str, done: int, total: int) -> None:
             if step not in tasks:
-                tasks[step] = bars.add_task(step, total=total)
-            bars.update(tasks[step], completed=done, total=total)
+                tasks[step] = shown.add_task(step, total=total)
+            shown.update(tasks[step], completed=done, total=total)
 
         yield report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -230,10 +230,3 @@ def _span(group: list[_Piece], labels: Sequence[str], joined: Callable[[Sequence
     _, tag = _tag(labels[group[0].best])
     score = float(np.mean([one.scores[one.best] for one in group]))
     return Span(tag, score, joined([one.word for one in group]), group[0].start, group[-1].end)
-
-
-def by_label(table: Mapping[str, str] | Sequence[str]) -> list[str]:
-    """Labels in the order of their numbers, from `id2label` or a list."""
-    if isinstance(table, Mapping):
-        return [table[key] for key in sorted(table, key=int)]
-    return list(table)

@@ -16,7 +16,7 @@ from sluice.spec import BYTES, NUMPY_TYPES, ModelSpec
 from sluice.store.settings import ModelSettings
 from sluice.text import profile as profiles
 from sluice.text.joining import one_by_one
-from sluice.text.profile import Profile
+from sluice.text.profile import Profile, Truncation
 from sluice.text.tokenizing import Options, Text, Tokenizer, Tokenizing
 from sluice.text.tokens import Cut, Encoded
 
@@ -111,7 +111,7 @@ class TextInput:
             deadline=request.deadline,
             timeline=request.timeline,
             texts=texts,
-            truncate=self._direction(request.parameters.get(_TRUNCATE)),
+            truncate=self.profile.direction(_truncation(request.parameters.get(_TRUNCATE))),
             overlap=None,
         )
 
@@ -194,17 +194,6 @@ class TextInput:
             if one.name in values
         )
 
-    def _direction(self, wanted: Parameter | None) -> Direction | None:
-        if wanted is None:
-            return self.profile.truncate
-        if wanted is False:
-            return None
-        if wanted is True:
-            return self.profile.truncate or "right"
-        if wanted in ("left", "right"):
-            return "left" if wanted == "left" else "right"
-        raise InvalidRequest(f'parameter \'{_TRUNCATE}\' must be true, false, "left" or "right", got {wanted!r:.40}')
-
     def _fitting(self, encoded: Encoded, index: int, request: TextRequest) -> Encoded:
         length = len(encoded)
         if not length:
@@ -255,6 +244,14 @@ def _takes_tokens(spec: ModelSpec) -> bool:
         and all(one.fill is not None for one in spec.inputs if one.name not in known)
         and all(len(one.shape) == 2 and one.datatype in ("INT32", "INT64") for one in tokens)
     )
+
+
+def _truncation(wanted: Parameter | None) -> Truncation | None:
+    if wanted is None or isinstance(wanted, bool):
+        return wanted
+    if wanted in ("left", "right"):
+        return "left" if wanted == "left" else "right"
+    raise InvalidRequest(f'parameter \'{_TRUNCATE}\' must be true, false, "left" or "right", got {wanted!r:.40}')
 
 
 def _strings(tensor: Tensor) -> Sequence[str]:

@@ -27,6 +27,9 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 # What an imported cross-encoder's outputs are called.
 SCORE, LOGITS = "score", "logits"
 
+# Whether a too long text is cut, and at which end; False: it is refused, whatever the model's settings say.
+Truncation = bool | Literal["left", "right"]
+
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 _FLOATS = ("FP16", "FP32", "FP64")
@@ -48,6 +51,14 @@ class Profile:
     overlap: int | None
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str = ""  # put before texts for which the request names none
+
+    def direction(self, wanted: Truncation | None) -> Literal["left", "right"] | None:
+        """The end of a too long text that goes, by what a request says of it; None: the text is refused."""
+        if wanted is None:
+            return self.truncate
+        if wanted is True:
+            return self.truncate or "right"
+        return wanted or None
 
     @property
     def labels(self) -> tuple[str, ...]:

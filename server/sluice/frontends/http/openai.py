@@ -13,10 +13,11 @@ from sluice.frontends import status
 from sluice.frontends.http import body, schema
 from sluice.frontends.http.reply import Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
-from sluice.frontends.http.texts import Texts, Truncation, answer, prompted, texts_or_tokens
+from sluice.frontends.http.texts import Texts, answer, prompted, texts_or_tokens
 from sluice.request import Timeline
 from sluice.text import answers
 from sluice.text.joining import one_by_one
+from sluice.text.profile import Truncation
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange

@@ -11,14 +11,15 @@ import msgspec
 
 from sluice.errors import InvalidRequest, SluiceError
 from sluice.frontends import status
-from sluice.frontends.http import body, schema
+from sluice.frontends.http import schema
 from sluice.frontends.http.reply import REQUEST_ID, Reply, json_reply, with_retry
 from sluice.frontends.http.routes import Route
 from sluice.frontends.http.tei import best_first, span
-from sluice.frontends.http.texts import Texts, Truncation, answer, check_count, prompted
+from sluice.frontends.http.texts import Texts, answer, check_count, prompted
 from sluice.request import Timeline
 from sluice.text import answers
 from sluice.text.joining import one_by_one
+from sluice.text.profile import Truncation
 from sluice.text.tokenizing import Text
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Rerank:
 
     async def rerank(self, api: str, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(_RERANK, await self._read(exchange))
+        wanted = schema.decode(_RERANK, await self._texts.read(exchange))
         documents = [one if isinstance(one, str) else one.text for one in wanted.documents]
         query = wanted.query if isinstance(wanted.query, str) else wanted.query.text
         response, scores = await self._ranked(exchange, wanted.model, query, documents, timeline)
@@ -129,7 +130,7 @@ class Rerank:
     async def score(self, exchange: Exchange) -> Reply:
         """Each text of the first list with that of the second; a single first text with each of the second."""
         timeline = Timeline()
-        wanted = schema.decode(_SCORE, await self._read(exchange))
+        wanted = schema.decode(_SCORE, await self._texts.read(exchange))
         first = [wanted.text_1] if isinstance(wanted.text_1, str) else wanted.text_1
         second = [wanted.text_2] if isinstance(wanted.text_2, str) else wanted.text_2
         check_count(first, "text_1")
@@ -175,7 +176,7 @@ class Rerank:
     async def inference(self, exchange: Exchange) -> Reply:
         """Any model that reads texts, answering by its task."""
         timeline = Timeline()
-        wanted = schema.decode(_INFERENCE, await self._read(exchange))
+        wanted = schema.decode(_INFERENCE, await self._texts.read(exchange))
         model = self._texts.model(wanted.model_id)
         profile = model[2].profile
         single = not isinstance(wanted.input, list)
@@ -235,12 +236,6 @@ class Rerank:
             case "rerank":
                 return answers.scores(response, activation)
         return (part[0].array()[0] for part in response.parts)
-
-    async def _read(self, exchange: Exchange) -> bytes:
-        services = self._services
-        with services.engine.reading:
-            services.engine.check_memory()
-            return await body.read(exchange, services.limits.max_message_bytes)
 
 
 def error_reply(error: SluiceError) -> Reply:

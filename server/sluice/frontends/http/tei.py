@@ -19,7 +19,7 @@ from sluice.errors import (
     UnknownThing,
 )
 from sluice.frontends import status
-from sluice.frontends.http import body, schema
+from sluice.frontends.http import schema
 from sluice.frontends.http import tei_bodies as bodies
 from sluice.frontends.http.pieces import pieces_of_each
 from sluice.frontends.http.reply import JSON, Reply, json_reply, with_retry
@@ -80,7 +80,7 @@ class TextEmbeddingsInference:
 
     async def embed(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._texts.read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding")
         vectors = await one_by_one(answers.embeddings(response, wanted.normalize, wanted.dimensions))
         return await answer(exchange, response, vectors, timeline)
@@ -88,13 +88,13 @@ class TextEmbeddingsInference:
     async def embed_all(self, exchange: Exchange) -> Reply:
         """The vector of each token, if the model gives them."""
         timeline = Timeline()
-        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._texts.read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "embedding", per_token=True)
         return await answer(exchange, response, await one_by_one(answers.states(response)), timeline)
 
     async def embed_sparse(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(bodies.EMBED, await self._read(exchange))
+        wanted = schema.decode(bodies.EMBED, await self._texts.read(exchange))
         response = await self._embedded(exchange, wanted, timeline, "sparse")
         return await answer(exchange, response, await _weights(response), timeline)
 
@@ -115,7 +115,7 @@ class TextEmbeddingsInference:
     async def predict(self, exchange: Exchange) -> Reply:
         """Classes of texts or pairs; named parts of texts, if that is what the model finds."""
         timeline = Timeline()
-        wanted = schema.decode(bodies.PREDICT, await self._read(exchange))
+        wanted = schema.decode(bodies.PREDICT, await self._texts.read(exchange))
         single, texts = _texts_or_pairs(wanted.inputs)
         model = self._model(exchange, wanted.model, "classification", "token-classification", "rerank")
         if model[2].profile.task == "token-classification":
@@ -151,7 +151,7 @@ class TextEmbeddingsInference:
 
     async def rerank(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(bodies.RERANK, await self._read(exchange))
+        wanted = schema.decode(bodies.RERANK, await self._texts.read(exchange))
         check_count(wanted.texts, "texts")
         model = self._model(exchange, wanted.model, "rerank", "classification")
         pairs = [(wanted.query, one) for one in wanted.texts]
@@ -168,7 +168,7 @@ class TextEmbeddingsInference:
 
     async def similarity(self, exchange: Exchange) -> Reply:
         timeline = Timeline()
-        wanted = schema.decode(bodies.SIMILARITY, await self._read(exchange))
+        wanted = schema.decode(bodies.SIMILARITY, await self._texts.read(exchange))
         return await self._similarity(exchange, wanted, timeline)
 
     async def _similarity(self, exchange: Exchange, wanted: SimilarityBody, timeline: Timeline) -> Reply:
@@ -188,7 +188,7 @@ class TextEmbeddingsInference:
 
     async def tokenize(self, exchange: Exchange) -> Reply:
         received = time.monotonic()
-        wanted = schema.decode(bodies.TOKENIZE, await self._read(exchange))
+        wanted = schema.decode(bodies.TOKENIZE, await self._texts.read(exchange))
         _, _, text = self._model(exchange, wanted.model)
         texts = [wanted.inputs] if isinstance(wanted.inputs, str) else wanted.inputs
         check_count(texts, "inputs")
@@ -218,7 +218,7 @@ class TextEmbeddingsInference:
 
     async def decode(self, exchange: Exchange) -> Reply:
         received = time.monotonic()
-        wanted = schema.decode(bodies.DECODE, await self._read(exchange))
+        wanted = schema.decode(bodies.DECODE, await self._texts.read(exchange))
         _, _, text = self._model(exchange, wanted.model)
         if not wanted.ids:
             raise InvalidRequest("ids: is empty")
@@ -269,7 +269,7 @@ class TextEmbeddingsInference:
     async def whatever(self, exchange: Exchange) -> Reply:
         """What the model is for, as Hugging Face's clients ask when they are given an address."""
         timeline = Timeline()
-        content = await self._read(exchange)
+        content = await self._texts.read(exchange)
         wanted = schema.decode(bodies.WHATEVER, content)
         if exchange.path.get("task") == "sentence-similarity" or wanted.compares:
             return await self._similarity(exchange, schema.decode(bodies.SIMILARITY, content), timeline)
@@ -301,12 +301,6 @@ class TextEmbeddingsInference:
             [{"score": one.score, "label": one.label} for one in each[: parameters.top_k]] for each in found
         )
         return await answer(exchange, response, value, timeline)
-
-    async def _read(self, exchange: Exchange) -> bytes:
-        services = self._services
-        with services.engine.reading:
-            services.engine.check_memory()
-            return await body.read(exchange, services.limits.max_message_bytes)
 
     def _model(self, exchange: Exchange, named: str, *tasks: str) -> tuple[str, str, TextInput]:
         return self._texts.model(exchange.model or named or exchange.asked("model"), *tasks)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from sluice.frontends.http.texts import Truncation
+from sluice.text.profile import Truncation
 
 Direction = Literal["Left", "Right", "left", "right"]
 

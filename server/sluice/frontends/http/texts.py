@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sluice.errors import InvalidRequest, TooLarge, UnknownModel
+from sluice.frontends.http import body
 from sluice.frontends.http.pieces import pieces
 from sluice.frontends.http.reply import JSON, REQUEST_ID, Reply, mark_headers, request_id
 from sluice.frontends.http.timeouts import deadline
 from sluice.request import RequestedOutput, Timeline
 from sluice.text.inputs import MOST_TEXTS, TextRequest, TextResponse
 from sluice.text.joining import one_by_one
+from sluice.text.profile import Truncation
 
 if TYPE_CHECKING:
     from sluice.frontends.http.exchange import Exchange
     from sluice.frontends.services import Services
-    from sluice.text.inputs import Direction, TextInput
+    from sluice.text.inputs import TextInput
     from sluice.text.tokenizing import Text
 
-# Whether a too long text is cut, and at which end; False: it is refused, whatever the model's settings say.
-Truncation = bool | Literal["left", "right"]
 
 # As many as a text of the most characters can have; what is done with each would take others' time.
 MOST_TOKENS = 1 << 20
@@ -33,6 +33,13 @@ class Texts:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._tenant_header = services.tenant_header.encode()
+
+    async def read(self, exchange: Exchange) -> bytes:
+        """The body, unless memory is short; a client that cannot send one is counted."""
+        services = self._services
+        with services.engine.reading:
+            services.engine.check_memory()
+            return await body.read(exchange, services.limits.max_message_bytes)
 
     def model(self, named: str, *tasks: str) -> tuple[str, str, TextInput]:
         """The model a client names, as `name` or `name/version`, or the only one that does one of these tasks: its name
@@ -86,7 +93,7 @@ class Texts:
         wanted = output or (text.profile.output.name if text.profile.output is not None else "")
         if not wanted:
             raise InvalidRequest(f"model: '{name}' has no output that answers a text")
-        direction = _direction(truncate, text.profile.truncate)
+        direction = text.profile.direction(truncate)
         if direction is None and texts and isinstance(texts[0], list):
             with self._services.engine.reading:
                 _check_lengths(texts, text, at)  # type: ignore[arg-type]
@@ -171,14 +178,6 @@ def _check_lengths(ids: Sequence[Sequence[int]], text: TextInput, at: str) -> No
                 f"{at}[{index}]: has {len(one)} tokens, and '{text.spec.name}' takes at most {longest}; "
                 "shorten it, or ask for it to be truncated"
             )
-
-
-def _direction(wanted: Truncation | None, usual: Direction | None) -> Direction | None:
-    if wanted is None:
-        return usual
-    if wanted is True:
-        return usual or "right"
-    return wanted or None
 
 
 async def answer(exchange: Exchange, response: TextResponse, value: Any, timeline: Timeline) -> Reply:
